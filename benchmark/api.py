@@ -48,7 +48,7 @@ from benchmark.contract.lookup import (
     hash_weight_files,
 )
 from benchmark.contract.machine import Machine
-from benchmark.contract.metrics import ACCURACY, MEAN_AP, MEAN_IOU, Metric, Scores, scores_by_class
+from benchmark.contract.metrics import ACCURACY, MEAN_AP, MEAN_AP_VOC07, MEAN_IOU, Metric, Scores, scores_by_class
 from benchmark.contract.registering import register, register_encoder, register_task
 from benchmark.contract.sharded_pool import FromShards, Rows, ShardedPool
 from benchmark.contract.tasks import (
@@ -72,6 +72,7 @@ from benchmark.system.working_time import working_seconds
 __all__ = [
     "ACCURACY",
     "MEAN_AP",
+    "MEAN_AP_VOC07",
     "MEAN_IOU",
     "WEIGHT_SUFFIXES",
     "Annotations",

@@ -229,7 +229,7 @@ def check_schedule(fields: Mapping[str, Any]) -> None:
 EXPERIMENT_FIELDS: dict[str, Any] = {  # the type of each field of an experiment in a grid file
     "task": str | dict, "strategies": list, "seeds": int | list | str,
     "initial": int, "budget": int, "rounds": int, "validation": int, "budget_in": str, "until": str,
-    "one_pass": bool,
+    "one_pass": bool, "first_budget": int,
 }  # fmt: skip
 MAX_SEEDS = 10_000  # a limit, since a typing error could otherwise fill the memory
 SCHEDULE_DEFAULTS = {

@@ -81,8 +81,8 @@ class Results:
         Returns:
             The columns `experiment`, `source` (the grid), `task`, `strategy`, `seed`, `round`, `images` (labelled
             images trained on), `class`, `score` (`accuracy` of a classifier, `iou` of a segmenter, `ap` and `ap50` of a
-            detector) and `value`. There are no rows for classes that the test set lacks, for papers, and for records of
-            releases that did not record these scores.
+            detector, `voc07_ap` of `voc0712`) and `value`. There are no rows for classes that the test set lacks, for
+            papers, and for records of releases that did not record these scores.
         """
         import pandas as pd  # takes a fifth of a second
 

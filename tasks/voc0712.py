@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark.api import Machine, register_task
+from benchmark.api import MEAN_AP_VOC07, Machine, register_task
 from benchmark.vision.data.image_files import Exif
 from benchmark.vision.data.pascal_voc import archive_urls, find_year_folder, read_pascal_voc, resolve_root
 from benchmark.vision.detection.detectors import check_weights
@@ -13,7 +13,7 @@ from benchmark.vision.detection.task import Detection
 
 
 @register_task(
-    version=1,
+    version=2,
     default=DetectorRecipe(),
     published=PUBLISHED_SSD300,
     missing_capabilities=missing_capabilities,
@@ -24,9 +24,9 @@ def voc0712(
 ) -> Detection:
     """The trainval sets of VOC 2007 and 2012 as the pool (16,551 images), the test set of 2007 as the test set (4,952).
 
-    The pool has the images of 2007 first. The score is the AP50 of the COCO evaluator. The additional score `voc_map`
-    is the area under the precision-recall curve, as VOC defines it since 2010. The published mAP follows VOC's
-    definition of 2007, with the precision at eleven recalls, and is comparable with neither.
+    The pool has the images of 2007 first. The score is `voc07_map` in per cent: mean average precision as VOC defined
+    it in 2007, with the precision at eleven recalls, which papers print for this test set. `map` is the AP50 of the
+    COCO evaluator, and `voc_map` the area under the precision-recall curve, as VOC defines it since 2010, both in 0..1.
 
     Args:
         machine: Has the device and the data folder.
@@ -45,7 +45,10 @@ def voc0712(
         first, "trainval", "test", difficult=difficult, first_pixel=1, exif=exif, extra_folders=[second]
     )
     root_folder = machine.resolve_path(root)
-    return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names, root=root_folder)
+    return Detection(
+        machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names, root=root_folder,
+        metric=MEAN_AP_VOC07,
+    )  # fmt: skip
 
 
 def resolve_year_folder(machine: Machine, root: str, year: int) -> Path:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -16,13 +17,15 @@ import pytest
 from benchmark.vision.data.annotations import GroundTruth
 from benchmark.vision.detection.scores import (
     DetectionArrays,
+    Ranking,
+    area_ap,
     box_ious,
-    class_ap,
     coco_scores,
-    precision_recall_area,
+    eleven_point_ap,
+    mean_of_classes,
+    rank_classes,
     to_coco_dataset,
     to_coco_results,
-    voc_map,
 )
 
 Corners = tuple[float, float, float, float]
@@ -64,8 +67,20 @@ def detection_arrays(detections: Sequence[FoundBox]) -> DetectionArrays:
     )
 
 
-def voc(reals: Sequence[TrueBox], detections: Sequence[FoundBox], iou: float = 0.5, num_images: int = 4) -> float:
-    return voc_map(truth_of(reals, num_images), detection_arrays(detections), 3, iou)
+def voc(
+    reals: Sequence[TrueBox], detections: Sequence[FoundBox], iou: float = 0.5, num_images: int = 14,
+    average: Callable[[Ranking], float] = area_ap, num_classes: int = 4,
+) -> float:  # fmt: skip
+    rankings = rank_classes(truth_of(reals, num_images), detection_arrays(detections), num_classes, iou)
+    return mean_of_classes(ranking and average(ranking) for ranking in rankings)
+
+
+def voc07(reals: Sequence[TrueBox], detections: Sequence[FoundBox], iou: float = 0.5) -> float:
+    return voc(reals, detections, iou, average=eleven_point_ap)
+
+
+def of_ranking(average: Callable[[Ranking], float], ranking: Sequence[bool], num_true: int) -> float:
+    return average(Ranking(np.array(ranking, bool), num_true))
 
 
 def coco(
@@ -230,10 +245,10 @@ def test_voc_of_two_true_boxes_and_three_detections_by_hand() -> None:
 
 def test_precision_is_the_best_at_that_recall_or_more() -> None:
     """Wrong, correct, correct: the precision 1/2 at the first hit is replaced by the 2/3 of the second."""
-    assert precision_recall_area(np.array([False, True, True]), 2) == pytest.approx(2 / 3)
-    assert precision_recall_area(np.array([False, True, True]), 4) == pytest.approx(2 / 3 / 2)
-    assert precision_recall_area(np.array([True, False, True, False]), 2) == pytest.approx((1 + 2 / 3) / 2)
-    assert precision_recall_area(np.array([False, False]), 1) == 0
+    assert of_ranking(area_ap, [False, True, True], 2) == pytest.approx(2 / 3)
+    assert of_ranking(area_ap, [False, True, True], 4) == pytest.approx(2 / 3 / 2)
+    assert of_ranking(area_ap, [True, False, True, False], 2) == pytest.approx((1 + 2 / 3) / 2)
+    assert of_ranking(area_ap, [False, False], 1) == 0
 
 
 def test_a_true_box_found_twice_is_right_once() -> None:
@@ -266,8 +281,8 @@ def test_an_ignored_box_excuses_no_detection_that_overlaps_it_too_little() -> No
 def test_classes_without_a_true_box_are_left_out() -> None:
     reals = [TrueBox(0, 0, box(0)), TrueBox(1, 2, box(0), True)]
     detections = [FoundBox(0, 0, 0.9, box(0)), FoundBox(0, 1, 0.8, box(0)), FoundBox(1, 2, 0.8, box(50))]
-    truth, arrays = truth_of(reals, 4), detection_arrays(detections)
-    assert [class_ap(truth, arrays, label, 0.5) for label in range(3)] == [1, None, None]
+    rankings = rank_classes(truth_of(reals, 4), detection_arrays(detections), 3)
+    assert [ranking and area_ap(ranking) for ranking in rankings] == [1, None, None]
     assert voc(reals, detections) == 1
     assert coco(reals, detections) == pytest.approx({"ap": 1, "ap50": 1, "ap75": 1})
     missed = [*reals, TrueBox(1, 1, box(0))]
@@ -322,7 +337,98 @@ def test_voc_is_its_slow_twin(seed: int, iou: float) -> None:
     reals, detections = draw_boxes(seed)
     expected = slow_voc(reals, detections, 4, iou)
     assert 0.02 < expected < 0.98
-    assert voc_map(truth_of(reals, 14), detection_arrays(detections), 4, iou) == pytest.approx(expected, rel=1e-12)
+    assert voc(reals, detections, iou) == pytest.approx(expected, rel=1e-12)
+
+
+# --- PASCAL VOC 2007: precision at eleven recalls --------------------------------------------------
+def slow_voc07(reals: Sequence[TrueBox], detections: Sequence[FoundBox], num_classes: int, iou: float) -> float:
+    """The average precision of 2007 from its definition, with fractions: at each of eleven recalls the best precision
+    at that recall or more. A difficult object is neither missed nor wrong."""
+    values = []
+    for label in range(num_classes):
+        mine = [real for real in reals if real.label == label]
+        total = sum(not real.ignored for real in mine)
+        if not total:
+            continue
+        right, wrong, free, points = 0, 0, set(mine), list[tuple[Fraction, Fraction]]()
+        for detection in sorted(detections, key=lambda detection: -detection.confidence):
+            near = [real for real in mine if real.image == detection.image and detection.label == label]
+            best = max(near, key=lambda real: slow_iou(detection.corners, real.corners), default=None)
+            if detection.label != label or (best and best.ignored and slow_iou(detection.corners, best.corners) >= iou):
+                continue
+            is_match = best in free and best is not None and slow_iou(detection.corners, best.corners) >= iou
+            right, wrong = right + is_match, wrong + (not is_match)
+            free -= {best} if is_match else set()
+            points.append((Fraction(right, total), Fraction(right, right + wrong)))
+        levels = [Fraction(tenth, 10) for tenth in range(11)]
+        best_precisions = [max((p for recall, p in points if recall >= level), default=0) for level in levels]
+        values.append(float(sum(best_precisions) / Fraction(11)))
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize(
+    ("ranking", "num_true", "expected"),
+    [
+        ([True], 1, 1),  # all eleven points
+        ([True], 2, 6 / 11),  # recall 1/2 reaches the points 0 to 0.5
+        ([True, False, True], 2, (6 + 5 * 2 / 3) / 11),  # the last five points at precision 2/3
+        ([False, True], 1, 1 / 2),
+        ([True, True, True, False], 10, 4 / 11),  # recall 3/10 is 0.3: points 0, 0.1, 0.2 and 0.3
+        ([True] * 3 + [False] * 5, 5, 7 / 11),  # 3/5 is 0.6
+        ([True] * 7, 10, 8 / 11),
+        ([False, False], 3, 0),
+        ([], 3, 0),
+    ],
+)
+def test_eleven_points_by_hand(ranking: list[bool], num_true: int, expected: float) -> None:
+    assert of_ranking(eleven_point_ap, ranking, num_true) == pytest.approx(expected)
+
+
+def test_difficult_objects_are_neither_missed_nor_wrong_in_2007() -> None:
+    easy, difficult = TrueBox(0, 0, box(0)), TrueBox(0, 0, box(50), True)
+    right, on_difficult, wrong = (
+        FoundBox(0, 0, 0.9, box(0)), FoundBox(0, 0, 0.95, box(50)), FoundBox(0, 0, 0.92, box(90))
+    )  # fmt: skip
+    assert voc07([easy, difficult], [right]) == 1  # the difficult one need not be found
+    assert voc07([easy, difficult], [on_difficult, right]) == 1  # nor does it harm to find it
+    assert voc07([easy, difficult], [on_difficult, FoundBox(0, 0, 0.94, box(51)), right]) == 1  # however often
+    assert voc07([easy, TrueBox(0, 0, box(50))], [on_difficult, right]) == 1
+    assert voc07([easy], [on_difficult, right]) == pytest.approx(1 / 2)
+    assert voc07([easy, difficult], [wrong, right]) == pytest.approx(1 / 2)
+    assert voc07([difficult], [on_difficult]) == 0  # a class of difficult objects alone has no score
+    assert voc07([easy, TrueBox(1, 1, box(0), True)], [right]) == 1  # and is left out of the mean
+
+
+def test_2007_and_2010_differ_where_the_last_object_is_missed() -> None:
+    reals = [TrueBox(image, 0, box(0)) for image in range(4)]
+    detections = [FoundBox(image, 0, 0.9, box(0)) for image in range(3)]
+    assert voc(reals, detections) == pytest.approx(3 / 4)
+    assert voc07(reals, detections) == pytest.approx(8 / 11)  # points 0 to 0.7
+
+
+@pytest.mark.parametrize("iou", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_2007_is_its_slow_twin(seed: int, iou: float) -> None:
+    reals, detections = draw_boxes(seed)
+    expected = slow_voc07(reals, detections, 4, iou)
+    assert 0.02 < expected < 0.98
+    assert abs(expected - voc(reals, detections, iou)) > 1e-4
+    assert voc07(reals, detections, iou) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.mmdet
+@pytest.mark.parametrize("seed", SEEDS)
+def test_2007_is_what_mmdet_counts(seed: int) -> None:
+    """mmdet rounds recalls, which matters where a share of boxes is 0.3, 0.6 or 0.7: 7, 11 ... true boxes have none."""
+    average_precision = pytest.importorskip("mmdet.evaluation.functional.mean_ap").average_precision
+    rng = np.random.default_rng(seed)
+    for num_true in (7, 11, 13, 23):
+        is_correct_P = rng.random(40) < 0.4
+        is_correct_P &= is_correct_P.cumsum() <= num_true
+        recall_P = is_correct_P.cumsum() / num_true
+        precision_P = is_correct_P.cumsum() / np.arange(1, 41)
+        theirs = float(average_precision(recall_P[None], precision_P[None], "11points").item())
+        assert of_ranking(eleven_point_ap, is_correct_P.tolist(), num_true) == pytest.approx(theirs, rel=1e-6)
 
 
 # --- COCO -----------------------------------------------------------------------------------------

@@ -28,10 +28,18 @@ from benchmark.vision.detection.augmented_views import (
     map_back,
     rotate_boxes_back,
 )
-from benchmark.vision.detection.detector import Batch, Detector, add_background, add_dropout_before
+from benchmark.vision.detection.batches import ReadBatch
+from benchmark.vision.detection.detector import (
+    Batch,
+    DetectionsWithFeatures,
+    Detector,
+    add_background,
+    add_dropout_before,
+    apply_dropout,
+)
 from benchmark.vision.detection.recipe import DetectorRecipe, missing_capabilities
 from benchmark.vision.detection.suppression import Detections
-from benchmark.vision.detection.task import Detection, apply_dropout
+from benchmark.vision.detection.task import Detection
 from benchmark.vision.detection.torchvision_detectors import IMAGENET, FasterRcnn, Fcos, windows_around
 
 CPU = Machine(torch.device("cpu"))
@@ -262,6 +270,15 @@ def by_hand(task: Detection, model: Detector, index: int) -> Tensor:
     return features_AD[which_M]
 
 
+@torch.no_grad()
+def detect_with_features(task: Detection, model: Detector) -> list[DetectionsWithFeatures]:
+    def work(batch: ReadBatch) -> list[DetectionsWithFeatures]:
+        inputs = batch.resized.batch
+        return model.detect_with_features(model.feature_maps(inputs.images_N3HW), inputs)
+
+    return task.pool_reader.map_images(INDICES, work)
+
+
 def test_box_features_are_those_of_predicted_boxes(task: Detection, fitted: Detector) -> None:
     features_PD = task.box_features(fitted, INDICES)
     predicted = task.predict(fitted, INDICES)
@@ -269,12 +286,12 @@ def test_box_features_are_those_of_predicted_boxes(task: Detection, fitted: Dete
     assert predicted.image_P.unique().numel() > 5
     expected = torch.cat([by_hand(task, fitted, index) for index in INDICES])
     torch.testing.assert_close(features_PD, expected, rtol=1e-4, atol=1e-5)
-    each = task._detect_with_features(fitted, INDICES, lambda part: part.features_MD)
+    each = [part.features_MD for part in detect_with_features(task, fitted)]
     assert all(part.untyped_storage().nbytes() == part.numel() * 4 for part in each)  # no windows kept alive
 
 
 def test_what_the_class_layer_saw_gives_the_scores(task: Detection, fitted: Detector) -> None:
-    predicted, parts = task.predict(fitted, INDICES), task._detect_with_features(fitted, INDICES, lambda part: part)
+    predicted, parts = task.predict(fitted, INDICES), detect_with_features(task, fitted)
     with torch.no_grad():
         rows_PK = torch.cat([part.classify(part.inputs_MDSS) for part in parts])
     torch.testing.assert_close(rows_PK, predicted.scores_PC, rtol=1e-4, atol=1e-5)
@@ -366,9 +383,12 @@ def all_rows(model: Detector, maps: list[Tensor], batch: Batch) -> Tensor:
 
 
 def test_dropped_values_keep_their_mean() -> None:
-    values = apply_dropout(torch.full((200, 200), 3.0), 0.25, 0)
-    assert values.unique().tolist() == [0.0, 4.0]
-    assert values.mean().item() == pytest.approx(3.0, rel=0.02)
+    for whole_channels in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        values = apply_dropout(torch.full((100, 200, 2, 2), 3.0), 0.25, generator, whole_channels)
+        assert values.unique().tolist() == [0.0, 4.0]
+        assert values.mean().item() == pytest.approx(3.0, rel=0.02)
+        assert bool((values == values[..., :1, :1]).all()) == whole_channels
 
 
 @pytest.mark.parametrize("model", MODELS)

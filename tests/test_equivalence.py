@@ -22,7 +22,9 @@ from benchmark.analysis.equivalence import (
 MARGIN = 1.0
 
 
-def gap(value: float, *, runs: int = 5, std: float = 0.5, their_runs: int = 5, their_std: float | None = 0.5) -> Gap:
+def gap(
+    value: float, *, runs: int = 5, std: float = 0.5, their_runs: int | None = 5, their_std: float | None = 0.5
+) -> Gap:
     return Gap(1000, value, runs, std, their_runs, their_std)
 
 
@@ -70,6 +72,12 @@ def test_what_is_not_published_is_said_to_be_assumed() -> None:
         "assumes equal spread, none is published"
     )
     assert "assumes" not in judge([gap(0.0, std=0.2)], MARGIN, 0.95)[1]
+    unknown, single = (gap(0.0, std=0.2, their_runs=runs, their_std=None) for runs in (None, 1))
+    assert unknown.standard_error == single.standard_error
+    assert judge([unknown], MARGIN, 0.95)[1].endswith(
+        "the paper's number of runs, which is not published, is taken as 1"
+    )
+    assert "taken as 1" not in judge([single], MARGIN, 0.95)[1]
 
 
 def test_runs_that_would_decide() -> None:

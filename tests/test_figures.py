@@ -19,7 +19,15 @@ from matplotlib.text import Text
 
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Run
-from benchmark.analysis.figures import all_figures, ranking, seconds, selections, style
+from benchmark.analysis.figures import (
+    all_figures,
+    boxes_per_image,
+    patch_clusters,
+    ranking,
+    seconds,
+    selections,
+    style,
+)
 from benchmark.analysis.figures import curves as figures_curves
 from benchmark.analysis.figures.gallery import Gallery
 from benchmark.analysis.stats import student_interval
@@ -464,6 +472,43 @@ def test_seconds_are_the_mean_over_the_rounds_that_select(
     assert [list(np.asarray(line.get_xdata())) for line in figure.axes[0].lines[:2]] == [[15, 30], [22.5]]
     assert figure.axes[0].get_xscale() == "log"
     assert seconds.selection_seconds(replace(example, runs=()), styles) is None
+
+
+def test_boxes_per_bought_image_are_those_of_each_purchase(styles: dict[str, style.StrategyStyle]) -> None:
+    """Two runs buy 10 images in each round, with 20 and 30, then 40 and 10 boxes; the initial set is left out."""
+    images, boxes = [[10.0, 20, 30]] * 2, [[99.0, 119, 159], [7.0, 37, 47]]
+    paid = {"images": np.array(images), "boxes": np.array(boxes)}
+    first, second = replace(curve("first", SCORES["first"]), cost=paid), curve("second", SCORES["second"])
+    counted = experiment([first, second])
+    figure = got(boxes_per_image.boxes_per_image(counted, styles))
+    [line] = figure.axes[0].lines
+    assert np.asarray(line.get_ydata())[1:].tolist() == [2.5, 2.5]
+    assert np.isnan(np.asarray(line.get_ydata())[0])
+    cold = replace(counted, schedule=Schedule(0, 10, 3, one_pass=True))
+    [line] = got(boxes_per_image.boxes_per_image(cold, styles)).axes[0].lines
+    assert np.asarray(line.get_ydata()).tolist() == [(99 + 7) / 20, 2.5, 2.5]
+    assert boxes_per_image.boxes_per_image(experiment([second]), styles) is None
+    nothing = replace(
+        first, cost={kind: values[:, :1] for kind, values in paid.items()}, value_SR=first.value_SR[:, :1]
+    )
+    assert boxes_per_image.boxes_per_image(experiment([nothing]), styles) is None
+
+
+def test_patch_clusters_colour_what_is_kept() -> None:
+    pixels = np.full((30, 60, 3), 200, np.uint8)
+    attention, cluster = np.array([0.1, 0.2, 0.3, 0.1, 0.1, 0.1, 0.05, 0.05]), np.array([-1, 0, 1, -1, 0, -1, -1, -1])
+    image = patch_clusters.ClusteredImage("image 3", pixels, attention, cluster)
+    figure = got(patch_clusters.patch_clusters([image], "birds", "tau 0.5"))
+    assert {"image", "attention of 8 patches", "3 hold 60 %: 2 clusters"} <= set(texts(figure))
+    overlay = np.asarray(figure.axes[2].images[1].get_array())
+    assert overlay.shape == (2, 4, 4)  # twice as wide as high
+    colours = overlay.reshape(8, 4)
+    assert (colours[1] == colours[4]).all()
+    assert not np.allclose(colours[1], colours[2])
+    assert (colours[[0, 3, 5, 6, 7], :3] == 1).all()
+    with pytest.raises(ValueError, match="image 3: 7 patches form no grid of 30 x 60 pixels"):
+        patch_clusters.patch_clusters([replace(image, attention_T=attention[:7], cluster_T=cluster[:7])], "birds")
+    assert patch_clusters.patch_clusters([], "birds") is None
 
 
 # --- names ----------------------------------------------------------------------------------

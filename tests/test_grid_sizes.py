@@ -25,9 +25,12 @@ POOLS: dict[str, tuple[Kind, int]] = {  # by experiment, or else by task
     "image_folder": ("classifier", 50_000), "tiny_imagenet": ("classifier", 100_000),
     "coco": ("detector", 117_266), "coco_large_fcos": ("detector", 118_287), "coco_sample": ("detector", 80),
     "voc": ("detector", 5_717), "voc0712": ("detector", 16_551), "neu_det": ("detector", 1_500),
+    "oxford_pet": ("classifier", 3_680),
     "scenes": ("detector", 800), "scene_masks": ("segmenter", 800), "cityscapes": ("segmenter", 2_975),
 }  # fmt: skip
-NETWORKS_OF_THEIR_OWN = ("discriminative", "vaal")  # trained when they choose: one epoch is enough here
+NETWORKS_OF_THEIR_OWN = {  # trained when they choose: one epoch of a small network is enough here
+    "discriminative": {"epochs": 1}, "vaal": {"epochs": 1, "size": 8, "width": 8},
+}  # fmt: skip
 PICK_BY_PICK = ("coreset", "badge", "geal", "freesel", "typiclust", "probcover")
 MANY = 100_000_000  # pairs of candidates and picks from which these are slow
 
@@ -38,7 +41,7 @@ def pool(experiment: Experiment) -> tuple[Kind, int]:
 
 def num_bought(cell: Cell) -> int:
     """In one choice."""
-    return cell.schedule.budget * (cell.schedule.num_acquisitions if cell.schedule.one_pass else 1)
+    return sum(cell.schedule.budgets) if cell.schedule.one_pass else cell.schedule.budget
 
 
 def is_slow(experiment: Experiment, cell: Cell) -> bool:
@@ -58,7 +61,7 @@ def cells() -> Iterator[Any]:
         for experiment in config.build_grid(config.compose_settings([f"grid={name}"])).experiments:
             for strategy in experiment.strategies:
                 if strategy.name in NETWORKS_OF_THEIR_OWN:
-                    strategy = replace(strategy, values=strategy.values | {"epochs": 1})
+                    strategy = replace(strategy, values=strategy.values | NETWORKS_OF_THEIR_OWN[strategy.name])
                 cell = Cell(experiment.task, strategy, experiment.schedule, 0)
                 key = (pool(experiment), experiment.schedule, strategy.label)
                 if key not in keys:

@@ -108,6 +108,8 @@ def test_choosing_is_timed_once_and_logged_once(tmp_path: Path) -> None:
     [
         ({"initial": 0}, "initial=0: must be at least 1"),
         ({"one_pass": True, "budget_in": "boxes"}, "one_pass=true: .* budget_in=images"),
+        ({"first_budget": 3}, "first_budget=3 has no effect with initial=5"),
+        ({"initial": 0, "one_pass": True, "first_budget": -1}, "first_budget=-1: must be at least 0"),
     ],
 )
 def test_schedules_that_make_no_sense_are_refused(settings: dict[str, Any], words: str) -> None:
@@ -130,6 +132,24 @@ def test_a_schedule_tells_how_it_is() -> None:
     assert "one_pass" not in Schedule(10, 5, 3).identity()
     with pytest.raises(ValueError, match="buys 17 labels of a pool of 16"):
         cold.check_pool_size(16)
+    uneven = Schedule(0, 5, 3, one_pass=True, first_budget=8)
+    assert (uneven.label, uneven.budgets, round_headers(uneven)) == ("0+8+5x2_one_pass", [8, 5, 5], ["8", "13", "18"])
+    assert uneven.description.endswith("all chosen at once, 8 images bought first, then 5 images a round, 2 times")
+    assert "first_budget" not in cold.identity()
+    with pytest.raises(ValueError, match="buys 18 labels of a pool of 17"):
+        uneven.check_pool_size(17)
+
+
+def test_a_first_budget_of_its_own_only_cuts_the_same_order_elsewhere(tmp_path: Path) -> None:
+    sizes = {"first_budget": 16, "budget": 7, "rounds": 3}, {"budget": 10, "rounds": 3}
+    uneven, even = (
+        records(run([cell(GEAL, one_pass=True, **(COLD | size))], tmp_path / str(number)))
+        for number, size in enumerate(sizes)
+    )
+    assert [len(record.bought) for record in uneven] == [16, 7, 7]
+    assert [record.num_labelled for record in uneven] == [16, 23, 30]
+    orders = [[index for record in recorded for index in record.bought] for recorded in (uneven, even)]
+    assert orders[0] == orders[1]
 
 
 def test_the_analysis_takes_a_start_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

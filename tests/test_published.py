@@ -11,11 +11,23 @@ from _curves import PLAIN, curve, experiment, recorded
 from typer.testing import CliRunner
 
 from benchmark.analysis.curves import SCALE_MISMATCH, scales_differ
+from benchmark.analysis.figures.curves import runs_note
 from benchmark.analysis.load_experiments import read_experiments, read_stores, select_experiments
+from benchmark.analysis.mean_comparisons import compare_means, describe_means
 from benchmark.analysis.options import PUBLISHED_FOLDER, parse_options, split_labels
 from benchmark.analysis.published import read_curve_file
+from benchmark.analysis.rounds_csv import round_rows
 from benchmark.analysis.savings import Price, TargetRule, compute_savings
-from benchmark.analysis.tables import build_table, build_tables, text_rows, to_latex, to_markdown, write_tables
+from benchmark.analysis.stats import pair_runs
+from benchmark.analysis.tables import (
+    build_table,
+    build_tables,
+    text_rows,
+    tidy_rows,
+    to_latex,
+    to_markdown,
+    write_tables,
+)
 from benchmark.analysis.verify import counterparts, own_label, verify
 from benchmark.cli.commands import app
 
@@ -52,8 +64,44 @@ def test_every_cell_comes_back_digit_by_digit(tmp_path: Path) -> None:
         written = by_key[row["source"], row["task"], row["strategy"], row["round"]]
         assert (written["value"], written["boxes"], written["metric"]) == (row["value"], row["boxes"], row["metric"])
         assert float(written["num_labelled"]) == float(row["num_labelled"])
-        assert int(written["num_runs"]) == int(row["num_runs"])
+        assert written["num_runs"] == row["num_runs"]
         assert (float(written["std"]) if written["std"] else None) == (float(row["std"]) if row["std"] else None)
+
+
+GEAL = "geal_2021_voc0712_one_pass"
+
+
+def test_the_ablation_of_geal_is_the_file_of_its_figures() -> None:
+    """Six settings of attention share, clusters and distance, at three numbers of labels, as printed."""
+    [table] = build_tables(select_experiments(PAPERS, GEAL))
+    [head, *lines] = text_rows(table)
+    rows = [row for row in rows_of(PUBLISHED_FOLDER / "geal_2021.csv") if row["source"] == "geal-2021"]
+    assert head == ["strategy", "3,000", "5,000", "7,000"]
+    assert [int(head[column].replace(",", "")) for column in (1, 2, 3)] == [int(r["num_labelled"]) for r in rows[:3]]
+    values = {strategy: [row["value"] for row in rows if row["strategy"] == strategy] for strategy, *_ in lines}
+    assert {strategy: line for strategy, *line in lines} == values
+    assert sum(map(len, values.values())) == len(rows) == 18
+    assert str(table.metric) == "voc07_map"
+    assert table.faults == []  # selections differ from the first image on, so no start is shared
+
+
+def test_an_unknown_number_of_runs_is_said_and_never_guessed(tmp_path: Path) -> None:
+    [paper] = select_experiments(PAPERS, GEAL)
+    table = build_table(paper)
+    assert table.note.startswith("Mean over an unknown number of runs, as published by geal-2021;")
+    assert {curve.known_runs for curve in paper.curves.values()} == {None}
+    assert all(row["num_runs"] is row["num_wanted"] is None for row in tidy_rows(table))
+    assert all(row["num_runs"] is None for row in round_rows(paper))
+    assert runs_note(paper.curves.values()) == "mean of an unknown number of runs"
+    [text, *_] = describe_means(compare_means(paper, "geal", "geal[k=5]", 0.95))
+    assert text == "geal minus geal[k=5] on voc0712_one_pass: means, published by geal-2021, not paired"
+    with pytest.raises(ValueError, match="geal: of its runs only the mean is known"):
+        pair_runs(paper.curves["geal"], paper.curves["geal[k=5]"])
+    path = tmp_path / "curves.csv"
+    path.write_text(f"{HEAD}\nx,t,a,,0,100,,map,0.5,\nx,t,a,3,1,200,,map,0.6,\nx,t,b,3,0,100,,map,0.5,\n")
+    [mixed] = read_curve_file(path)
+    assert [curve.known_runs for curve in mixed.curves.values()] == [None, 3]
+    assert build_table(mixed).legend == ["runs: a unknown, b 3"]
 
 
 @pytest.mark.parametrize("ending", ["md", "tex"])

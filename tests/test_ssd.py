@@ -17,12 +17,15 @@ from _batches import read_batch
 from _cells import FAULTY
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.vgg import cfgs, make_layers
-from torchvision.ops import box_iou
+from torchvision.ops import box_convert, box_iou
 
 from benchmark.api import Boxes, Machine
 from benchmark.conformance.checks import run_checks
+from benchmark.experiment.cell import Cell
+from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.strategies.learning_loss import LossPrediction
@@ -32,7 +35,7 @@ from benchmark.vision.detection.detector import Batch, PixelFormat
 from benchmark.vision.detection.detectors import detector_builder
 from benchmark.vision.detection.inputs import BatchBuilder
 from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe, missing_capabilities
-from benchmark.vision.detection.ssd import FULL_SUPPRESSION, Ssd, keep_likeliest
+from benchmark.vision.detection.ssd import FULL_SUPPRESSION, Ssd, build_default_boxes, keep_likeliest
 from benchmark.vision.detection.ssd_augment import augment_ssd
 from benchmark.vision.detection.suppression import Detections
 from benchmark.vision.detection.task import Detection
@@ -95,6 +98,58 @@ def test_ssd300_is_of_the_published_size(large: Ssd) -> None:
     assert embedded.shape == (1, 2816)
     _, [defaults_A4] = large._outputs(maps, Batch(torch.zeros(1, 3, 300, 300), [(300, 300)], [0]))
     assert defaults_A4.shape == (8732, 4)
+    assert torch.equal(sort_boxes(defaults_A4), default_boxes("voc"))
+
+
+SIDES = (38, 19, 10, 5, 3, 1)  # of SSD300's maps
+
+
+def default_boxes(sizes: str) -> Tensor:
+    """(8732, 4): centres and sides of the default boxes in pixels, sorted."""
+    maps = [torch.zeros(1, 1, side, side) for side in SIDES]
+    [defaults_A4] = build_default_boxes(sizes)(ImageList(torch.zeros(1, 3, 300, 300), [(300, 300)]), maps)
+    return sort_boxes(defaults_A4)
+
+
+def sort_boxes(corners_A4: Tensor) -> Tensor:
+    values_A4 = box_convert(corners_A4, "xyxy", "cxcywh").double().round(decimals=3)
+    return torch.tensor(sorted(values_A4.tolist()))
+
+
+def test_default_boxes_for_voc_are_those_of_ssds_authors() -> None:
+    """Shortest sides 30 to 264 of 300 pixels, with the square of the next size and ratios of 2 or 2 and 3."""
+    least, most = [30, 60, 111, 162, 213, 264], [60, 111, 162, 213, 264, 315]
+    strides, ratios = [8, 16, 32, 64, 100, 300], [[2], [2, 3], [2, 3], [2, 3], [2], [2]]
+    rows = list[list[float]]()
+    for side, low, high, stride, map_ratios in zip(SIDES, least, most, strides, ratios, strict=True):
+        sides = [(low, low), ((low * high) ** 0.5,) * 2]
+        for ratio in map_ratios:
+            long, short = low * ratio**0.5, low / ratio**0.5
+            sides += [(long, short), (short, long)]
+        places = [((x + 0.5) * stride, (y + 0.5) * stride) for y in range(side) for x in range(side)]
+        rows += [[*place, *size] for place in places for size in sides]
+    voc, coco = default_boxes("voc"), default_boxes("coco")
+    torch.testing.assert_close(voc, torch.tensor(sorted([round(v, 3) for v in row] for row in rows)), rtol=0, atol=5e-3)
+    assert voc[:, 2:].min().item() == pytest.approx(30 / 2**0.5, abs=5e-3)
+    assert coco[:, 2:].min().item() == pytest.approx(21 / 2**0.5, abs=5e-3)
+    assert PUBLISHED_SSD300.default_boxes == "voc"
+    assert DetectorRecipe().default_boxes == "coco"
+
+
+@pytest.mark.mmdet
+def test_default_boxes_are_mmdets() -> None:
+    generators = pytest.importorskip("mmdet.models.task_modules.prior_generators")
+    for sizes, ratios in (("voc", (0.2, 0.9)), ("coco", (0.15, 0.9))):
+        theirs = generators.SSDAnchorGenerator(
+            strides=[8, 16, 32, 64, 100, 300], ratios=[[2], [2, 3], [2, 3], [2, 3], [2], [2]], scale_major=False,
+            basesize_ratio_range=ratios, input_size=300,
+        ).grid_priors([(side, side) for side in SIDES], device="cpu")  # fmt: skip
+        ours, expected = default_boxes(sizes), sort_boxes(torch.cat(theirs))
+        if sizes == "coco":  # torchvision clips sides to the image's
+            expected = torch.tensor(
+                sorted([*row[:2], *(min(side, 300.0) for side in row[2:])] for row in expected.tolist())
+            )
+        torch.testing.assert_close(ours, expected, rtol=0, atol=5e-3)
 
 
 def test_ssd300_is_torchvisions_from_stored_pixels_to_the_loss(large: Ssd) -> None:
@@ -445,6 +500,90 @@ def test_a_fit_learns_the_boxes_that_a_crop_leaves(monkeypatch: pytest.MonkeyPat
     assert {boxes.labels_M.item() for boxes in trained_on} == {3}
 
 
+# --- dropout ----------------------------------------------------------------------------------------
+INDICES = np.arange(24, 32)
+
+
+@pytest.fixture(scope="module")
+def with_dropout() -> tuple[Detection, Ssd]:
+    task = build_task(recipe=dataclasses.replace(SMALL, dropout=0.3))
+    model = task.fit(np.arange(24), 0)
+    assert isinstance(model, Ssd)
+    return task, model
+
+
+def test_samples_are_of_the_predicted_boxes(with_dropout: tuple[Detection, Ssd]) -> None:
+    task, model = with_dropout
+    clean, drawn = task.predict(model, INDICES), list(task.sample(model, INDICES, 3, 5))
+    assert len(clean.image_P) > 20
+    assert clean.boxes_P4 is not None
+    for sample in drawn:
+        assert sample.boxes_P4 is not None
+        assert torch.equal(sample.boxes_P4, clean.boxes_P4)
+        assert torch.equal(sample.image_P, clean.image_P)
+        torch.testing.assert_close(sample.scores_PC.sum(1), torch.ones(len(clean.image_P)))
+        assert (sample.scores_PC - clean.scores_PC).abs().amax() > 0.01
+    assert (drawn[0].scores_PC - drawn[1].scores_PC).abs().amax() > 0.01
+    again, other = (next(task.sample(model, INDICES, 1, seed)) for seed in (5, 6))
+    assert torch.equal(again.scores_PC, drawn[0].scores_PC)
+    assert not torch.equal(other.scores_PC, drawn[0].scores_PC)
+
+
+def test_samples_of_an_image_are_its_own(with_dropout: tuple[Detection, Ssd]) -> None:
+    task, model = with_dropout
+    together, alone = next(task.sample(model, INDICES, 1, 5)), next(task.sample(model, INDICES[[4, 1]], 1, 5))
+    for number, image in enumerate((4, 1)):
+        expected = together.scores_PC[together.image_P == image]
+        torch.testing.assert_close(alone.scores_PC[alone.image_P == number], expected, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_samples_are_the_class_layers_in_training_mode(with_dropout: tuple[Detection, Ssd]) -> None:
+    """Mean and deviation of each score over many samples are those of the network whose class layers drop channels."""
+    task, model = with_dropout
+    noisy = copy.deepcopy(model)
+    ours_TPK = torch.stack([sample.scores_PC for sample in task.sample(model, INDICES[:1], 400, 5)])
+    maps, batch = maps_of(task, noisy, INDICES[:1].tolist())
+    [clean] = noisy.detect(maps, batch)
+    for layer in noisy.inner.head.classification_head.module_list:
+        layer.training = True
+    theirs = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(400):
+            logits_AK = noisy._outputs(maps, batch)[0]["cls_logits"][0]
+            theirs.append(logits_AK[clean.candidates_M].softmax(1).roll(-1, 1))
+    theirs_TPK = torch.stack(theirs)
+    scale = theirs_TPK.std(0).amax().item()
+    assert scale > 0.01
+    torch.testing.assert_close(ours_TPK.mean(0), theirs_TPK.mean(0), rtol=0, atol=0.3 * scale)
+    torch.testing.assert_close(ours_TPK.std(0), theirs_TPK.std(0), rtol=0, atol=0.25 * scale)
+
+
+def test_dropout_changes_training_and_not_prediction(task: Detection, fitted: Ssd) -> None:
+    other = build_task(recipe=dataclasses.replace(SMALL, dropout=0.5))
+    model = other.model()
+    model.load_state_dict(fitted.state_dict())
+    assert torch.equal(other.predict(model, INDICES).scores_PC, task.predict(fitted, INDICES).scores_PC)
+    assert [sum(len(module._forward_pre_hooks) for module in net.modules()) for net in (fitted, model)] == [0, 4]
+    small = [build_task(10, dataclasses.replace(SMALL, epochs=1, dropout=rate)) for rate in (0.0, 0.5, 0.5)]
+    none, first, again = (version.fit(np.arange(8), 0).state_dict() for version in small)
+    assert any(not torch.equal(value, first[name]) for name, value in none.items())
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+
+
+def test_bald_selects_by_ssds_samples() -> None:
+    """The published recipe with dropout gives what `bald` needs, and without dropout the message names what lacks."""
+    published = Spec.read("task", "voc0712[dropout=0.5,published=true]")
+    assert "sample" in published.plugin.capabilities(published.values)
+    assert "box_features" not in published.plugin.capabilities(published.values)
+    plain = Spec.read("task", "voc0712[published=true]")
+    cell = Cell(plain, Spec.read("strategy", "bald"), Schedule(10, 10, 2), 0)
+    with pytest.raises(ValueError, match=r"bald needs .*dropout=0.1 or so.*voc0712\[published=true\] does not"):
+        cell.check_needs()
+    dataclasses.replace(cell, task=published).check_needs()
+
+
 # --- the recipe -----------------------------------------------------------------------------------
 BARE = DetectorRecipe(model="ssd300", backbone="vgg16", squash=300)
 
@@ -461,6 +600,7 @@ BARE = DetectorRecipe(model="ssd300", backbone="vgg16", squash=300)
         ({"convs": 2}, "convs=2 has no effect with model=ssd300"),
         ({"head_norm": "group"}, "head_norm=group has no effect with model=ssd300"),
         ({"center_sampling": 0.0}, "center_sampling=0.0 has no effect with model=ssd300"),
+        ({"backbone": "small", "default_boxes": "voc"}, "default_boxes=voc has no effect with backbone=small"),
         ({"max_size": 900}, "max_size=900 has no effect with squash=300"),
         ({"min_size": 600}, "min_size=600 has no effect with squash=300"),
         ({"weights": "none"}, "all of it must be trained: set frozen_stages=-1"),

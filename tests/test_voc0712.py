@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.api import MEAN_AP, Machine, Scores
+from benchmark.api import MEAN_AP_VOC07, Machine, Scores
 from benchmark.plugins import discovery, registry
 from benchmark.tasks import scenes
 from benchmark.tasks.voc0712 import voc0712
 from benchmark.vision.data.annotations import ConcatenatedImages, GroundTruth, ImageFiles, Split, concatenate_splits
+from benchmark.vision.detection.detection_set import DetectionSet
 from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe
+from benchmark.vision.detection.scores import DetectionArrays
 from benchmark.vision.detection.task import Detection
 
 discovery.discover()
@@ -114,9 +116,9 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 def test_it_is_fitted_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task: Detection = build_task(write_both_years(tmp_path))
-    assert task.metric == MEAN_AP
+    assert task.metric == MEAN_AP_VOC07
     model = task.fit(np.array([4, 0, 3]), 0)
-    assert set(task.score(model)) >= {"map", "ap", "ap50", "ap75", "voc_map"}
+    assert set(task.score(model)) >= {"voc07_map", "map", "ap", "ap50", "ap75", "voc_map"}
     scores = Scores({"ap": 0.1, "ap50": 0.2, "ap75": 0.3}, {})
     monkeypatch.setattr("benchmark.vision.detection.task.coco_scores", lambda *_: scores)
     assert task.score(model)["map"] == 0.2
@@ -124,6 +126,23 @@ def test_it_is_fitted_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert predictions.boxes_P4 is not None
     assert (predictions.boxes_P4[:, [0, 2]] <= 48.001).all()
     assert (predictions.boxes_P4[:, [1, 3]] <= 36.001).all()
+
+
+def test_the_score_is_that_of_2007_in_per_cent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sheep is found, before a wrong one; the cat is difficult and has no score unless asked for."""
+    write_both_years(tmp_path)
+    task: Detection = build_task(tmp_path)
+    sheep = torch.tensor([[2.0, 2, 9, 9], [30, 30, 40, 40]])
+    detections = DetectionArrays(
+        np.zeros(3, np.int64), np.array([2, 2, 0]), np.array([0.9, 0.8, 0.7]),
+        np.concatenate([sheep.double().numpy(), [[4.0, 4, 20, 20]]]),
+    )  # fmt: skip
+    monkeypatch.setattr(DetectionSet, "to_arrays", lambda _: detections)
+    scores = task.score(task.model())
+    assert (scores["voc07_map"], scores["voc_map"]) == (100, 1)
+    assert scores.by_class["voc07_ap"] == {"sheep": 100}
+    every = build_task(tmp_path, difficult=True).score(task.model())
+    assert every.by_class["voc07_ap"] == {"cat": 100, "sheep": 100}
 
 
 def test_the_published_recipe_is_ssd300s() -> None:

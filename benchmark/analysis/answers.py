@@ -52,6 +52,7 @@ def build_answer(experiment: Experiment, options: AnalysisOptions, published: Se
     remarks = [f"{experiment.title}: {scale}" for scale in sorted(scales)]
     if published and not table.published_rows:
         remarks.append(f"{experiment.title}: none of the published curves is of this experiment")
+    remarks += verify.describe_all_labels(experiment, published)
     if options.anonymous:
         faults = [replace(fault, where=redact(fault.where), message=redact(fault.message)) for fault in table.faults]
         table = replace(table, faults=faults)

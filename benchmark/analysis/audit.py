@@ -56,7 +56,8 @@ def round_0_agrees(experiment: Experiment) -> Findings:
     Scores may differ for strategies that train something beside the model, between devices, and on devices that do not
     repeat their results exactly. Schedules without an initial set are not checked. For a paper: means over equally many
     runs are the same in round 0, or differ by no more than the published standard deviations explain."""
-    if experiment.schedule is not None and not experiment.schedule.initial:
+    has_initial_set = experiment.schedule is None or experiment.schedule.initial > 0
+    if not has_initial_set or experiment.task in experiment.source_info.get("one_pass", []):
         return
     if not experiment.runs:
         yield from check_published_starts(experiment)
@@ -145,7 +146,7 @@ def check_purchases(run: Run, schedule: Schedule) -> Iterator[str]:
     boxes, initial_boxes = 0.0, run.records[0].cost.get("boxes", 0.0) if run.records else 0.0
     for record in run.records:
         place = f"round {record.round}"
-        budget = schedule.budget if record.round or not schedule.initial else schedule.initial
+        budget = schedule.budget if record.round else schedule.num_images(0)
         is_exact = record.round == 0 or schedule.budget_in == "images"
         if is_exact and len(record.bought) != budget:
             yield f"{place} buys {plural(len(record.bought), 'image')} of a budget of {budget}"

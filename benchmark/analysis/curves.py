@@ -23,6 +23,7 @@ from benchmark.records.image_file_list import Sources
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
 from benchmark.records.versions import find_mixed_versions
+from benchmark.system.validation import Amount
 from benchmark.text.words import did_you_mean
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -37,6 +38,9 @@ class SourceInfo(TypedDict, total=False):
     experiments: dict[str, str]
     strategies: dict[str, str]
     saw_evaluation_labels: list[str]
+    one_pass: list[str]
+    all_labels: dict[str, Amount]
+    seconds: dict[str, dict[str, Amount]]
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Curve:
     """The learning curves of a strategy: S single runs, or the mean curve of a paper. NaN where a value is missing."""
 
     strategy: str
-    num_runs: int  # runs behind the values: S, or the number that the paper averaged
+    num_runs: int  # runs behind the values: S, or the number that the paper averaged; 1 if it does not tell
     num_planned: int  # runs that the grid asks for
     value_SR: Floats  # scores
     num_labelled_SR: Floats  # labelled images that the model was trained on
@@ -111,6 +115,12 @@ class Curve:
     printed_digits: dict[str, tuple[str, ...]] = field(default_factory=dict)  # value, std, boxes as a paper prints them
     has_companion: bool = False  # see Run.has_companion
     variant: Variant = ORDINARY
+    has_known_runs: bool = True  # False where a paper does not tell how many runs it averaged
+
+    @property
+    def known_runs(self) -> int | None:
+        """The number of runs behind the values; None where a paper does not tell."""
+        return self.num_runs if self.has_known_runs else None
 
     @property
     def mean_R(self) -> Floats:

@@ -31,14 +31,14 @@ class Gap:
     value: float
     num_runs: int  # of ours
     std: float  # standard deviation over our runs; NaN for one run
-    num_other_runs: int
+    num_other_runs: int | None  # None where it is not published; then it is taken to be 1
     other_std: float | None  # None where it is not published; then it is taken to equal ours
 
     @property
     def standard_error(self) -> float:
         """The standard error of `value`; NaN where our runs are too few, or nothing varies."""
         other_std = self.std if self.other_std is None else self.other_std
-        error = math.sqrt(self.std**2 / self.num_runs + other_std**2 / self.num_other_runs)
+        error = math.sqrt(self.std**2 / self.num_runs + other_std**2 / (self.num_other_runs or 1))
         return error if self.num_runs >= MIN_RUNS and error else math.nan
 
     @property
@@ -47,7 +47,7 @@ class Gap:
 
         They are those of our runs where the other standard deviation is taken from ours.
         """
-        if self.other_std is None or self.num_other_runs < 2:
+        if self.other_std is None or self.num_other_runs is None or self.num_other_runs < 2:
             return self.num_runs - 1
         own, theirs = self.std**2 / self.num_runs, self.other_std**2 / self.num_other_runs
         return (own + theirs) ** 2 / (own**2 / (self.num_runs - 1) + theirs**2 / (self.num_other_runs - 1))
@@ -87,6 +87,8 @@ def judge(gaps: Sequence[Gap], margin: float, level: float, higher_is_better: bo
     if any(math.isnan(gap.standard_error) for gap in gaps):
         return INCONCLUSIVE, f"it takes {MIN_RUNS} runs of ours that differ; there {is_or_are(gaps[0].num_runs)}"
     assumption = "; assumes equal spread, none is published" if gaps[0].other_std is None else ""
+    if gaps[0].num_other_runs is None:
+        assumption += "; the paper's number of runs, which is not published, is taken as 1"
     adjusted_R = holm(np.array([gap.p_beyond(margin) for gap in gaps]))
     beyond = [gap for gap, p in zip(gaps, adjusted_R, strict=True) if p <= 1 - level]
     if beyond:
@@ -114,7 +116,7 @@ def describe_forecast(gaps: Sequence[Gap], margin: float, level: float) -> str:
     num_runs = runs_to_decide(gaps, margin, level)
     if num_runs is not None:
         return f"about {num_runs} runs of ours would decide"
-    return f"more runs of ours cannot decide: the paper has {plural(gaps[0].num_other_runs, 'run')}"
+    return f"more runs of ours cannot decide: the paper has {plural(gaps[0].num_other_runs or 1, 'run')}"
 
 
 def runs_to_decide(gaps: Sequence[Gap], margin: float, level: float) -> int | None:

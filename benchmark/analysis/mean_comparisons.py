@@ -29,7 +29,7 @@ class MeanComparison:
         metric: the metric of the scores.
         strategy: the label of the strategy.
         against: the label of the strategy that it is compared with.
-        num_runs: the numbers of runs behind the means of the two.
+        num_runs: the numbers of runs behind the means of the two; None where the paper does not tell.
         num_labelled: the largest number of labelled images at which both have a score.
         final_difference: the difference there. Its ends are NaN if the paper prints no standard deviation.
         areas: the mean score of each, over the rounds that both have.
@@ -41,7 +41,7 @@ class MeanComparison:
     metric: Metric
     strategy: str
     against: str
-    num_runs: tuple[int, int]
+    num_runs: tuple[int | None, int | None]
     num_labelled: float
     final_difference: Interval
     areas: tuple[float, float]
@@ -70,7 +70,7 @@ def compare_means(experiment: Experiment, strategy: str, against: str, level: fl
     labelled_R = counts(first)
     areas = [stats.normalized_area(labelled_R[shared_R], curve.mean_R[shared_R]) for curve in (first, second)]
     return MeanComparison(
-        experiment.task, experiment.source, experiment.metric, strategy, against, (first.num_runs, second.num_runs),
+        experiment.task, experiment.source, experiment.metric, strategy, against, (first.known_runs, second.known_runs),
         float(labelled_R[last]), final_difference(first, second, last, level), (areas[0], areas[1]), level,
     )  # fmt: skip
 
@@ -94,6 +94,7 @@ def describe_means(comparison: MeanComparison) -> list[str]:
     """Returns the comparison in four lines."""
     digits, metric = comparison.metric.digits, comparison.metric
     num, other_num = comparison.num_runs
+    means = "means" if None in (num, other_num) else f"means of {num} and {other_num} runs"
     has_interval = math.isfinite(comparison.final_difference.low)
     how = (
         f"{100 * comparison.level:g} % interval by Welch's t, taking runs as independent"
@@ -102,7 +103,7 @@ def describe_means(comparison: MeanComparison) -> list[str]:
     )
     area = comparison.areas[0] - comparison.areas[1]
     return [
-        f"{comparison.strategy} minus {comparison.against} on {comparison.task}: means of {num} and {other_num} runs, "
+        f"{comparison.strategy} minus {comparison.against} on {comparison.task}: {means}, "
         f"published by {comparison.source}, not paired",
         f"{metric} at {comparison.num_labelled:,.0f} labelled images: "
         f"{format_interval(comparison.final_difference, digits, '+')} ({how})",

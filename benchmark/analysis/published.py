@@ -47,8 +47,10 @@ def read_curve_file(path: Path) -> list[Experiment]:
     frame = frame[frame["value"] != ""]
     if frame.empty:
         raise ValueError(f"{path} holds no curves")
-    minimums = (("num_runs", 1), ("round", 0))
-    counts = {name: parse_counts(frame[name], f"{path}: {name}", minimum) for name, minimum in minimums}
+    frame = frame.assign(has_known_runs=frame["num_runs"] != "")
+    texts = {"num_runs": frame["num_runs"].mask(~frame["has_known_runs"], "1"), "round": frame["round"]}
+    minimums = {"num_runs": 1, "round": 0}
+    counts = {name: parse_counts(texts[name], f"{path}: {name}", minimum) for name, minimum in minimums.items()}
     frame = frame.assign(**counts)
     duplicates = frame[frame.duplicated(["source", "task", "strategy", "round"])]
     if len(duplicates):
@@ -114,7 +116,7 @@ def build_paper_curve(name: str, rows: pd.DataFrame, rounds: Sequence[int], dagg
     Raises:
         ValueError: a number is not valid, or a value has no number of labels.
     """
-    rows = rows.reindex(list(rounds))
+    has_known_runs, rows = bool(rows["has_known_runs"].all()), rows.reindex(list(rounds))
     images = rows["cost_images"] if "cost_images" in rows else rows["num_labelled"]
     texts = {"images": images, "boxes": rows.get("boxes"), "std": rows.get("std")}
     numbers = {kind: parse_numbers(text, f"{path}: {name}: {kind}") for kind, text in texts.items() if text is not None}
@@ -131,7 +133,7 @@ def build_paper_curve(name: str, rows: pd.DataFrame, rounds: Sequence[int], dagg
         name, num_runs, num_runs, parse_numbers(rows["value"], f"{path}: {name}: value")[None], num_labelled_R[None],
         cost, daggers=(dagger,) if dagger else (), std_R=std_R if np.isfinite(std_R).any() else None,
         num_ended_R=tuple(0 if is_there else num_runs for is_there in has_value),
-        printed_digits={kind: tuple(rows[kind].fillna("")) for kind in printed},
+        printed_digits={kind: tuple(rows[kind].fillna("")) for kind in printed}, has_known_runs=has_known_runs,
     )  # fmt: skip
 
 

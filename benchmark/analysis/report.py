@@ -163,6 +163,7 @@ CAPTIONS = {
     "pool": "The pool, laid out by t-SNE: images with similar features, from the model of round 0, are close. "
     "Coloured: what was bought, by round",
     "bought": "The first images bought, a row for each round",
+    "density": "Boxes on an image that was bought after the initial set: the mean over each purchase",
     "seconds": "Seconds that one selection takes: a mark for each run, a bar at their mean",
 }
 WIDE_CAPTIONS = {CAPTIONS["overlap"], CAPTIONS["penalties"]}  # figures that take the page's width

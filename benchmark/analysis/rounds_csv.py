@@ -92,7 +92,7 @@ def published_rows(curve: Curve, experiment: Experiment) -> Iterator[Row]:
         if np.isfinite(curve.value_SR[0, column]):
             costs = {name: curve.cost[kind][0, column] for name, kind in COST_COLUMNS.items() if kind in curve.cost}
             yield {
-                "strategy": curve.strategy, "num_runs": curve.num_runs, "round": round_number,
+                "strategy": curve.strategy, "num_runs": curve.known_runs, "round": round_number,
                 "images": finite_or_none(curve.num_labelled_SR[0, column]),
                 "metric": experiment.metric.name, "value": float(curve.value_SR[0, column]),
                 "std": None if curve.std_R is None else finite_or_none(curve.std_R[column]),

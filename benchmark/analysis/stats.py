@@ -286,7 +286,7 @@ def pair_runs(first: Curve, second: Curve) -> Pairs:
     """
     for curve in (first, second):
         if not curve.seeds:
-            runs = plural(curve.num_runs, "run")
+            runs = plural(curve.num_runs, "run") if curve.has_known_runs else "runs"
             raise ValueError(f"{curve.strategy}: of its {runs} only the mean is known: nothing can be paired")
     common = [seed for seed in first.seeds if seed in second.seeds]
     seeds = tuple(seed for seed in common if seed not in first.unfinished_seeds | second.unfinished_seeds)

@@ -47,6 +47,7 @@ class Entry:
     cost: dict[str, float]  # mean labels paid so far: images, boxes where the task counts them
     num_ended: int = 0  # seeds whose last round was before this one
     printed_digits: dict[str, str] = field(default_factory=dict)  # value, std and boxes as a paper prints them
+    has_known_runs: bool = True  # False where a paper does not tell the number of runs
 
     def format(self, digits: int = 2) -> str:
         """Formats mean and deviation: `84.10 ± 0.32`.
@@ -101,6 +102,8 @@ class Table:
     @property
     def runs_text(self) -> str:
         """The number of seeds, `3 seeds`; for a paper `5 runs, as published by SOURCE`."""
+        if not all(entry.has_known_runs for row in self.rows.values() for entry in row):
+            return f"an unknown number of runs, as published by {self.source}"
         counts = sorted({entry.num_planned for row in self.rows.values() for entry in row}) or [0]
         if self.schedule:
             return f"{counts[0]} to {counts[-1]} seeds" if counts[0] < counts[-1] else format_seeds(counts[0])
@@ -152,7 +155,9 @@ class Table:
             lines.append(
                 f"±: how far single runs differ; the 95 % interval of their mean, in each round alone, is ± {factors}"
             )
-        runs = {name: row[0].num_planned for name, row in self.rows.items() if row}
+        runs = {
+            name: row[0].num_planned if row[0].has_known_runs else "unknown" for name, row in self.rows.items() if row
+        }
         if len(set(runs.values())) > 1:
             lines.append(f"runs: {', '.join(f'{name} {number}' for name, number in runs.items())}")
         return list(map(make_visible, lines))
@@ -208,8 +213,9 @@ def build_row(curve: Curve, experiment: Experiment) -> list[Entry]:
             num_labelled = experiment.schedule.num_images(number)
         num_runs = len(values) if curve.seeds else curve.num_runs * len(values)
         digits = {kind: texts[column] for kind, texts in curve.printed_digits.items()}
+        counts = (num_runs, curve.num_planned, curve.num_failed)
         ended = curve.num_ended_R[column]
-        row.append(Entry(mean, std, num_runs, curve.num_planned, curve.num_failed, num_labelled, cost, ended, digits))
+        row.append(Entry(mean, std, *counts, num_labelled, cost, ended, digits, curve.has_known_runs))
     return row
 
 
@@ -331,10 +337,12 @@ def tidy_rows(table: Table) -> list[dict[str, object]]:
     return [
         {
             "source": table.source, "task": table.title if table.schedule else table.task, "strategy": name,
-            "num_runs": entry.num_runs, "round": number, "num_labelled": entry.num_labelled,
+            "num_runs": entry.num_runs if entry.has_known_runs else None, "round": number,
+            "num_labelled": entry.num_labelled,
             "boxes": entry.printed_digits.get("boxes") or entry.boxes, "metric": table.metric.name,
             "value": entry.printed_digits.get("value") or entry.mean,
-            "std": entry.std, "num_wanted": entry.num_planned, "num_failed": entry.num_failed,
+            "std": entry.std, "num_wanted": entry.num_planned if entry.has_known_runs else None,
+            "num_failed": entry.num_failed,
             "cost_images": entry.cost.get("images"),
             "saw_evaluation_labels": SAW_EVALUATION_LABELS in table.daggers[name],
             **({"per_10k_boxes": entry.per_10k_boxes} if table.counts_boxes else {}),

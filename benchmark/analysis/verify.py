@@ -154,6 +154,17 @@ def published_entries(mine: Experiment, published: Sequence[Experiment]) -> dict
     return rows
 
 
+def describe_all_labels(mine: Experiment, published: Sequence[Experiment]) -> list[str]:
+    """Says which scores are published for our data set with all labels, a line for each source."""
+    task = mine.task.partition("[")[0]
+    scores = {theirs.source: theirs.source_info.get("all_labels", {}).get(task) for theirs in published}
+    return [
+        f"{mine.title}: with all labels {source} publishes {score:.2f}"
+        for source, score in scores.items()
+        if score is not None
+    ]
+
+
 def nearest_entry(entry_by_count: Mapping[float, Entry], count: float) -> Entry:
     """The entry at a number of labels; an empty one if there is none."""
     entries = [entry for other, entry in entry_by_count.items() if abs(other - count) <= COUNT_TOLERANCE]
@@ -208,5 +219,5 @@ def shared_gaps(mine: Curve, theirs: Curve) -> list[Gap]:
                 std = float(values_S.std(ddof=1)) if len(values_S) > 1 else math.nan
                 their_std = math.nan if theirs.std_R is None else float(theirs.std_R[other])
                 value, known_std = float(values_S.mean()) - published, their_std if math.isfinite(their_std) else None
-                gaps.append(Gap(float(count), value, len(values_S), std, theirs.num_runs, known_std))
+                gaps.append(Gap(float(count), value, len(values_S), std, theirs.known_runs, known_std))
     return gaps

@@ -272,7 +272,7 @@ def published_rows() -> list[Row]:
     """The rows of `list published`: one for each curve of a paper that comes with the package."""
     return [
         {
-            "source": experiment.source, "task": experiment.task, "strategy": name, "runs": curve.num_runs,
+            "source": experiment.source, "task": experiment.task, "strategy": name, "runs": curve.known_runs,
             "rounds": int(np.isfinite(curve.value_SR[0]).sum()), "metric": experiment.metric.name,
             "first": curve.printed_digits["value"][0],
             "last": next(filter(None, reversed(curve.printed_digits["value"]))),

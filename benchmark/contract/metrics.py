@@ -53,9 +53,11 @@ class Metric:
 
 ACCURACY = Metric("accuracy", PERCENT, margin=1.0)
 MEAN_AP = Metric("map", SHARE, digits=3, margin=0.01)
+MEAN_AP_VOC07 = Metric("voc07_map", PERCENT, margin=1.0)  # PASCAL's of 2007, which papers print in per cent
 MEAN_IOU = Metric("miou", PERCENT)
 KNOWN_METRICS = {
-    metric.name: metric for metric in (ACCURACY, MEAN_AP, MEAN_IOU, Metric("ap", SHARE, digits=3, margin=0.01))
+    metric.name: metric
+    for metric in (ACCURACY, MEAN_AP, MEAN_AP_VOC07, MEAN_IOU, Metric("ap", SHARE, digits=3, margin=0.01))
 }  # the metrics that records and published curves name
 
 

@@ -44,6 +44,7 @@ class Schedule:
             rounds.
         one_pass: all images are selected at once, with the model of round 0, and bought in that order, `budget` per
             round.
+        first_budget: number of images that a schedule without an initial set buys first; 0: `budget`.
     """
 
     initial: int
@@ -53,9 +54,11 @@ class Schedule:
     budget_in: Literal["images", "boxes"] = "images"
     until: str = ""
     one_pass: bool = False
+    first_budget: int = 0
 
     def __post_init__(self) -> None:
-        for name, minimum in (("initial", 0 if self.one_pass else 1), ("budget", 1), ("rounds", 1), ("validation", 0)):
+        minimums = {"initial": 0 if self.one_pass else 1, "budget": 1, "rounds": 1, "validation": 0, "first_budget": 0}
+        for name, minimum in minimums.items():
             value, maximum = getattr(self, name), MAX_ROUNDS if name == "rounds" else MAX_IMAGES
             if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
                 raise ValueError(f"{name}={value}: must be at least {minimum}")
@@ -65,6 +68,8 @@ class Schedule:
             raise ValueError(f"budget_in={self.budget_in}: must be images or boxes")
         if self.one_pass and self.budget_in == "boxes":
             raise ValueError("one_pass=true: all images are chosen before their boxes are known: set budget_in=images")
+        if self.first_budget and self.initial:
+            raise ValueError(f"first_budget={self.first_budget} has no effect with initial={self.initial}")
         if self.until:
             metric, value, width = parse_band(self.until)
             object.__setattr__(self, "until", f"{metric} {value:f} +- {width:f}")  # equal bands have equal keys
@@ -91,20 +96,24 @@ class Schedule:
     def label(self) -> str:
         """A short name that is part of paths: `1000+1000x9`, or `1000+1000x9v500` with 500 held-out labels.
 
-        The longest forms are `500+1000boxesx9v500_until_map_0.22+-0.003` and `0+1000x10v500_one_pass`.
+        The longest forms are `500+1000boxesx9v500_until_map_0.22+-0.003` and `0+3000+2000x2v500_one_pass`.
         """
         unit = "boxes" if self.budget_in == "boxes" else ""
         held_out = f"v{self.validation}" if self.validation else ""
         ending = f"_until_{self.until.replace(' +- ', '+-').replace(' ', '_')}" if self.until else ""
         one_pass = "_one_pass" if self.one_pass else ""
-        return f"{self.initial}+{self.budget}{unit}x{self.num_acquisitions}{held_out}{ending}{one_pass}"
+        first = f"+{self.first_budget}" if self.first_budget else ""
+        num_equal = self.num_acquisitions - (self.first_budget > 0)
+        return f"{self.initial}{first}+{self.budget}{unit}x{num_equal}{held_out}{ending}{one_pass}"
 
     @property
     def description(self) -> str:
         """The schedule in words."""
         each = f"{self.budget:,} {self.budget_in}"
         if self.one_pass:
-            purchases = f"all chosen at once, then {each} a round, {self.num_acquisitions} times"
+            first = f"{plural(self.first_budget, 'image')} bought first, " if self.first_budget else ""
+            num_equal = self.num_acquisitions - (self.first_budget > 0)
+            purchases = f"all chosen at once, {first}then {each} a round, {num_equal} times"
         else:
             purchases = f"then {each} more, {self.num_acquisitions} times"
         parts = [f"{plural(self.initial, 'image')} at first", purchases]
@@ -119,18 +128,24 @@ class Schedule:
 
     def num_images(self, round_number: int) -> int:
         """The number of images that a round is trained on, for a budget in images."""
-        return self.initial + self.budget * (round_number + self.num_acquisitions - self.rounds + 1)
+        return (self.initial or self.budgets[0]) + self.budget * round_number
+
+    @property
+    def budgets(self) -> list[int]:
+        """The size of each purchase after the initial set."""
+        sizes = [self.budget] * self.num_acquisitions
+        return [self.first_budget, *sizes[1:]] if self.first_budget else sizes
 
     def identity(self) -> dict[str, Any]:
         """The fields for keys and manifests, without fields of later releases at their default: so old keys stay."""
-        later = ("budget_in", "until", "one_pass")
+        later = ("budget_in", "until", "one_pass", "first_budget")
         values = [(field, getattr(self, field.name)) for field in dataclasses.fields(self)]
         return {field.name: value for field, value in values if field.name not in later or value != field.default}
 
     def check_pool_size(self, num_pool: int) -> None:
         """IncompatibleScheduleError where the pool is too small. A budget in boxes is not counted."""
         in_boxes = self.budget_in == "boxes"
-        num_labels = self.initial + self.validation + (0 if in_boxes else self.budget * self.num_acquisitions)
+        num_labels = self.initial + self.validation + (0 if in_boxes else sum(self.budgets))
         settings_to_lower = "initial= or validation=" if in_boxes else "rounds=, budget=, initial= or validation="
         if num_labels > num_pool:
             raise IncompatibleScheduleError(

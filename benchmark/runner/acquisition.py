@@ -121,10 +121,10 @@ class Acquisition:
             return select_images(self.cell, self.task, view, round_number)
         first_round = schedule.rounds - schedule.num_acquisitions
         if self.plan is None:
-            plan = query_strategy(self.cell, view, first_round, schedule.budget * schedule.num_acquisitions)
+            plan = query_strategy(self.cell, view, first_round, sum(schedule.budgets))
             is_new = ~np.isin(plan, self.recorded_purchases)  # another device may round, and select, differently now
             self.plan = np.concatenate([self.recorded_purchases, plan[is_new]])[: len(plan)]
-        part = np.split(self.plan, schedule.num_acquisitions)[round_number - first_round]
+        part = np.split(self.plan, np.cumsum(schedule.budgets)[:-1])[round_number - first_round]
         return part, dict(view.diagnostics) if round_number == first_round else {}
 
 

@@ -173,7 +173,8 @@ def count_remaining_work(
                 continue
             counted_fits |= {first_fit_key(cell)} if can_be_shared else set()
             num_fits += 1
-            num_images += cell.schedule.initial + (number + (not cell.schedule.initial)) * images_per_round
+            first = cell.schedule.initial or cell.schedule.first_budget or images_per_round
+            num_images += first + number * images_per_round
     return num_images, num_fits, num_selections
 
 
@@ -260,7 +261,7 @@ def recorded_pace(cells: Sequence[Cell], store: Store) -> Pace | None:
 def measure_pilot(cell: Cell, task: Task, fits: FitCache, machine: Machine) -> Pace:
     """Measures the pace of round 0 and of the selection after it."""
     initial_draw = draw_initial(cell, task)
-    labelled = initial_draw.initial if len(initial_draw.initial) else np.arange(cell.schedule.budget)
+    labelled = initial_draw.initial if len(initial_draw.initial) else np.arange(cell.schedule.num_images(0))
     fit = fit_round(cell, task, fits, labelled, 0)
     clock, acquisition = Clock(), Acquisition(cell, task, fits, initial_draw, initial_draw.initial[:0])
     with loop.scoring_stage(cell, 0), clock("score"):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from benchmark.analysis.curves import Experiment
+from benchmark.analysis.figures.boxes_per_image import boxes_per_image
 from benchmark.analysis.figures.curves import learning_curves, savings_curve
 from benchmark.analysis.figures.gallery import Gallery
 from benchmark.analysis.figures.ranking import penalty_matrix, rank_diagram
@@ -43,6 +44,7 @@ def draw_figures(experiments: Sequence[Experiment], galleries: Mapping[str, Gall
     for experiment in experiments:
         stem = slug(experiment.title)
         figures |= {f"{stem}-curves-{axis}": learning_curves(experiment, styles, axis) for axis in ("images", "boxes")}
+        figures[f"{stem}-density"] = boxes_per_image(experiment, styles)
         if experiment.reference:
             figures[f"{stem}-savings"] = savings_curve(experiment, styles, experiment.reference)
         figures[f"{stem}-overlap"] = overlap_heat_maps(experiment)

@@ -81,6 +81,9 @@ def band_opacity(bands: Sequence[Any]) -> float:
 
 def runs_note(curves: Iterable[Curve]) -> str:
     """How many runs the curves are the means of."""
+    curves = list(curves)
+    if not all(curve.has_known_runs for curve in curves):
+        return "mean of an unknown number of runs"
     counts = sorted({curve.num_runs for curve in curves})
     words = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     return "1 run" if words == "1" else f"mean of {words} runs"

@@ -65,9 +65,3 @@ class DetectionSet:
         counts = self.image_P[above_P].bincount(minlength=self.num_images).tolist()
         parts = zip(self.corners_P4[above_P].split(counts), self.label_P[above_P].split(counts), strict=True)
         return [Boxes(corners_M4, labels_M) for corners_M4, labels_M in parts]
-
-
-def apply_dropout(values: Tensor, rate: float, seed: int) -> Tensor:
-    """Applies dropout at the given rate. The mask is drawn on the CPU, so it is the same on every device."""
-    kept_mask = torch.rand(values.shape, generator=torch.Generator().manual_seed(seed)) >= rate
-    return values * kept_mask.to(values.device) / (1 - rate)

@@ -164,6 +164,30 @@ class Detector(nn.Module):
         """
         raise ValueError(f"{type(self).__name__} does not provide the classification layer's inputs for its boxes")
 
+    def detect_with_samples(
+        self, maps: Sequence[Tensor], batch: Batch, rate: float, seeds: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[Detections, list[Tensor]]]:
+        """Yields what `detect` returns on each image, with class distributions of its boxes under dropout.
+
+        The dropout is that before the classification layer; here each box has masks of its own.
+
+        Args:
+            maps: feature maps of the batch.
+            batch: the images.
+            rate: rate of dropout.
+            seeds: for each image, the seed of each sample.
+
+        Returns:
+            For each image, the detections and one `scores_MK` for each sample.
+
+        Raises:
+            ValueError: this kind of detector has no dropout.
+        """
+        for part, image_seeds in zip(self.detect_with_features(maps, batch), seeds, strict=True):
+            generators = [torch.Generator().manual_seed(seed) for seed in image_seeds]
+            samples = [part.classify(apply_dropout(part.inputs_MDSS, rate, generator)) for generator in generators]
+            yield part.detections, samples
+
     def last_weights(self) -> dict[str, nn.Parameter]:
         """Returns the weights of the last layers, without biases, by parameter name."""
         weights = [layer.weight for layer in self.last_layers()]
@@ -262,14 +286,29 @@ def record_calls(layers: Iterable[nn.Module]) -> Iterator[list[LayerCall]]:
             handle.remove()
 
 
-def add_dropout_before(layer: nn.Module, rate: float) -> None:
+def add_dropout_before(layer: nn.Module, rate: float, whole_channels: bool = False) -> None:
     """Applies dropout to a layer's input whenever the layer is in training mode; does nothing for a rate of 0."""
+    dropout = F.dropout2d if whole_channels else F.dropout
 
     def drop(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (F.dropout(inputs[0], rate, layer.training), *inputs[1:])
+        return (dropout(inputs[0], rate, layer.training), *inputs[1:])
 
     if rate:
         layer.register_forward_pre_hook(drop)
+
+
+def apply_dropout(values: Tensor, rate: float, generator: torch.Generator, whole_channels: bool = False) -> Tensor:
+    """Applies dropout to values of shape (N, D, H, W).
+
+    Args:
+        values: the values.
+        rate: the share of values that become 0.
+        generator: draws the mask, on the CPU, so that it is the same on every device.
+        whole_channels: drop whole channels of an image.
+    """
+    shape = (*values.shape[:2], 1, 1) if whole_channels else values.shape
+    kept_mask = torch.rand(shape, generator=generator) >= rate
+    return values * kept_mask.to(values.device) / (1 - rate)
 
 
 def add_background(scores_AC: Tensor) -> Tensor:

@@ -35,7 +35,9 @@ class DetectorRecipe:
         "auto"  # normalisation in the towers of fcos; auto: none, or group with the small backbone
     )
 
-    dropout: float = 0.0  # rate of dropout before the classification layer of fcos and faster_rcnn
+    default_boxes: Literal["coco", "voc"] = "coco"  # ssd300: sizes from 0.07 (coco) or 0.1 (voc) of the image's side
+
+    dropout: float = 0.0  # rate of dropout before the classification layer; ssd300: of whole channels; not for mmdet
 
     center_sampling: float = 1.5  # fcos: locations within so many strides of a box's centre learn it; 0: any distance
 
@@ -151,7 +153,9 @@ class DetectorRecipe:
         return [
             (backbone_settings, is_mmdet, f"model={self.model}: its configuration sets it"),
             (("convs", "head_norm"), self.model != "fcos", f"model={self.model}"),
-            (("dropout",), self.model not in BOX_FEATURE_MODELS, f"model={self.model}"),
+            (("dropout",), self.model not in TORCHVISION_MODELS, f"model={self.model}"),
+            (("default_boxes",), self.model != SSD, f"model={self.model}"),
+            (("default_boxes",), self.backbone == SMALL, "backbone=small"),
             (("center_sampling",), self.model == SSD, f"model={self.model}"),
             (("weights", "frozen_stages", "norm"), self.backbone == SMALL, "backbone=small"),
             (("norm", "channels"), self.backbone == VGG, "backbone=vgg16"),
@@ -194,6 +198,7 @@ PUBLISHED_FCOS_VOC = replace(PUBLISHED_FCOS_COCO, clip=8.0)
 
 PUBLISHED_SSD300 = DetectorRecipe(
     model=SSD, backbone=VGG, frozen_stages=-1, squash=SSD_SIDE, augment="ssd",
+    default_boxes="voc",
     epochs=300, batch_size=32, lr=0.001, weight_decay=5e-4, bias_lr=1.0, bias_decay=True,
     schedule="step", milestones="240", warmup=300.0, warmup_ratio=0.001, clip=0.0, precision="float32",
     channels_last=False,

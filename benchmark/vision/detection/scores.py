@@ -5,7 +5,7 @@ Shapes: N images, P predictions, B true boxes, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,13 +107,32 @@ def to_coco_results(detections: DetectionArrays) -> list[dict[str, object]]:
     return [{"bbox": box, "score": score, "image_id": i, "category_id": label} for box, score, i, label in rows]
 
 
-def voc_map(truth: GroundTruth, detections: DetectionArrays, num_classes: int, iou: float = 0.5) -> float:
-    """Computes PASCAL VOC's mean average precision (VOC 2010 and later), in 0..1.
+@dataclass(frozen=True)
+class Ranking:
+    """The detections of one class on the test set, from the surest on, without those whose best box is ignored.
 
-    The average precision of a class is the area under its precision-recall curve after precision is made monotone. A
-    detection is matched to the true box with which it overlaps most, if the IoU is at least `iou`. A second match of
-    the same box is an error. A detection whose best box is ignored does not count. Classes without a true box are left
-    out.
+    Args:
+        is_correct_P: whether each is the first to match its true box.
+        num_true: number of true boxes of the class that are not ignored; at least 1.
+    """
+
+    is_correct_P: npt.NDArray[np.bool_]
+    num_true: int
+
+    @property
+    def best_precision_P(self) -> Floats:
+        """The highest precision at the recall of each detection or at a higher one."""
+        precision_P = self.is_correct_P.cumsum() / np.arange(1, len(self.is_correct_P) + 1)
+        return np.maximum.accumulate(precision_P[::-1])[::-1]
+
+
+def rank_classes(
+    truth: GroundTruth, detections: DetectionArrays, num_classes: int, iou: float = 0.5
+) -> list[Ranking | None]:
+    """Matches the detections of each class to true boxes, as PASCAL VOC does.
+
+    A detection is matched to the true box with which it overlaps most, if the IoU is at least `iou`. A second match of
+    the same box is an error. A detection whose best box is ignored does not count.
 
     Args:
         truth: the true boxes.
@@ -121,17 +140,18 @@ def voc_map(truth: GroundTruth, detections: DetectionArrays, num_classes: int, i
         num_classes: C.
         iou: smallest IoU of a match.
 
+    Returns:
+        One ranking for each class; None for a class without a true box.
+
     Deviations:
         VOC's development kit treats pixels as inclusive when it computes overlaps; here corners are continuous
-        coordinates.
+        coordinates, which comes to the same for boxes of whole pixels.
     """
-    values = [class_ap(truth, detections, label, iou) for label in range(num_classes)]
-    aps = [value for value in values if value is not None]
-    return float(np.mean(aps)) if aps else 0.0
+    return [rank_class(truth, detections, label, iou) for label in range(num_classes)]
 
 
-def class_ap(truth: GroundTruth, detections: DetectionArrays, label: int, iou: float) -> float | None:
-    """The average precision of one class; None when the class has no true box."""
+def rank_class(truth: GroundTruth, detections: DetectionArrays, label: int, iou: float) -> Ranking | None:
+    """The ranking of one class; None when the class has no true box."""
     image_B = np.repeat(np.arange(len(truth)), np.diff(truth.offsets_N1))
     class_B = np.flatnonzero(truth.labels_B == label)
     num_true = int((~truth.ignored_B[class_B]).sum())
@@ -148,7 +168,35 @@ def class_ap(truth: GroundTruth, detections: DetectionArrays, label: int, iou: f
             continue
         is_correct.append(best >= 0 and best not in matched)
         matched.add(best)
-    return precision_recall_area(np.array(is_correct, bool), num_true)
+    return Ranking(np.array(is_correct, bool), num_true)
+
+
+def area_ap(ranking: Ranking) -> float:
+    """The average precision of VOC 2010 and later, in 0..1: the area under the precision-recall curve after precision
+    is made monotone."""
+    return float(ranking.best_precision_P[ranking.is_correct_P].sum() / ranking.num_true)
+
+
+def eleven_point_ap(ranking: Ranking) -> float:
+    """The average precision of VOC 2007, in 0..1: the mean of the highest precisions at a recall of at least 0, 0.1 ...
+    1; 0 where no detection has that recall.
+
+    References:
+        Everingham et al., The PASCAL Visual Object Classes (VOC) Challenge, 2010, section 4.2.
+
+    Deviations:
+        Recalls are compared exactly, in whole numbers. In the development kit and in mmdet, 0.3 is rounded up to more
+        than 3 of 10 boxes.
+    """
+    hits_P = ranking.is_correct_P.cumsum()
+    first_11 = np.searchsorted(10 * hits_P, np.arange(11) * ranking.num_true)  # the surest with that recall
+    return float(ranking.best_precision_P[first_11[first_11 < len(hits_P)]].sum() / 11)
+
+
+def mean_of_classes(aps: Iterable[float | None]) -> float:
+    """The mean over the classes that have an average precision; 0 if none has."""
+    present = [ap for ap in aps if ap is not None]
+    return float(np.mean(present)) if present else 0.0
 
 
 def box_ious(corners_4: Floats, corners_M4: npt.NDArray[np.float32]) -> Floats:
@@ -159,11 +207,3 @@ def box_ious(corners_4: Floats, corners_M4: npt.NDArray[np.float32]) -> Floats:
     union_M = (corners_4[2:] - corners_4[:2]).prod() + areas_M - intersection_M
     ious_M: Floats = intersection_M / np.maximum(union_M, 1e-12)
     return ious_M
-
-
-def precision_recall_area(is_correct: npt.NDArray[np.bool_], num_true: int) -> float:
-    """The area under the precision-recall curve of a ranking, with precision replaced by its maximum at that or a
-    higher recall."""
-    hits = is_correct.cumsum()
-    precision = np.maximum.accumulate((hits / np.arange(1, len(is_correct) + 1))[::-1])[::-1]
-    return float(precision[is_correct].sum() / num_true)

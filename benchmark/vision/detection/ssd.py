@@ -6,7 +6,7 @@ Shapes: N images, A default boxes of one image, C classes, K = C + 1 with backgr
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +18,17 @@ from torchvision.models.detection.ssd import SSD, SSDHead, _vgg_extractor
 from torchvision.ops import box_iou
 
 from benchmark.api import Boxes
-from benchmark.vision.detection.detector import Batch, Detector, PixelFormat
+from benchmark.vision.detection.detector import Batch, Detector, PixelFormat, add_dropout_before, apply_dropout
 from benchmark.vision.detection.recipe import SMALL, SSD_SIDE, DetectorRecipe
 from benchmark.vision.detection.suppression import Detections, Suppression, suppress_batch
 from benchmark.vision.detection.torchvision_detectors import SmallBackbone, conv_block, load_backbone
 
 MAP_CHANNELS = [512, 1024, 512, 256, 256, 256]  # channels of the six source maps, conv4_3 to conv11_2
+# Sides of the default boxes of each map, as shares of the image's; the last is for the larger square of the last map.
+DEFAULT_BOX_SCALES = {
+    "voc": [0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05],
+    "coco": [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
+}
 
 
 class Ssd(Detector):
@@ -31,8 +36,9 @@ class Ssd(Detector):
 
     Pixels are 0..255 minus the mean, as in the paper and for torchvision's weights of VGG16; weights from a file must
     expect such pixels too. An image without boxes has no positives, so no negatives are mined for it and its loss is 0,
-    as in the paper. Default boxes have the sizes that the paper uses for COCO, from 0.07 of a side; those for VOC start
-    at 0.1. The small variant has four maps and fewer default boxes.
+    as in the paper. Default boxes are those of the paper for VOC or for COCO, as the recipe says; torchvision's are
+    COCO's. The small variant has four maps and fewer default boxes. Dropout drops whole channels of a map, because the
+    neighbouring values that a 3 x 3 kernel covers are much alike.
     """
 
     is_two_stage, pixel_format = False, PixelFormat((123.0, 117.0, 104.0), (1.0, 1.0, 1.0))
@@ -48,12 +54,10 @@ class Ssd(Detector):
         else:
             num_trained = 4 - recipe.frozen_stages  # of five stages; torchvision counts them from the last
             body, self.channels = _vgg_extractor(load_backbone(recipe, weights), False, num_trained), MAP_CHANNELS
-            boxes = DefaultBoxGenerator(
-                [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
-                scales=[0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
-                steps=[8, 16, 32, 64, 100, 300],
-            )
+            boxes = build_default_boxes(recipe.default_boxes)
         head = SSDHead(self.channels, boxes.num_anchors_per_location(), num_classes + 1)
+        for layer in head.classification_head.module_list:
+            add_dropout_before(layer, recipe.dropout, whole_channels=True)
         self.inner = SSD(body, boxes, (SSD_SIDE, SSD_SIDE), num_classes + 1, head=head)
         self.suppression = SMALL_SUPPRESSION if small else FULL_SUPPRESSION
 
@@ -85,6 +89,17 @@ class Ssd(Detector):
         corners = [self.inner.box_coder.decode_single(deltas_A4, defaults_A4) for deltas_A4, defaults_A4 in pairs]
         return suppress_batch(scores, corners, batch.sizes, self.suppression, list(scores_NAK))
 
+    def detect_with_samples(
+        self, maps: Sequence[Tensor], batch: Batch, rate: float, seeds: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[Detections, list[Tensor]]]:
+        """Samples with masks that all boxes of an image share."""
+        for number, (in_image, image_seeds) in enumerate(zip(self.detect(maps, batch), seeds, strict=True)):
+            levels = [level[number : number + 1] for level in maps]
+            generators = [torch.Generator().manual_seed(seed) for seed in image_seeds]
+            dropped = ([apply_dropout(level, rate, generator, True) for level in levels] for generator in generators)
+            heads = [self.inner.head.classification_head(sample)[0] for sample in dropped]
+            yield in_image, [logits_AK[in_image.candidates_M].softmax(1).roll(-1, 1) for logits_AK in heads]
+
     def pooled_features(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
         """(N, D): the source maps, averaged over places and concatenated, because their widths differ; D = 2816 on
         VGG16."""
@@ -106,6 +121,15 @@ class Ssd(Detector):
             return torch.full((len(defaults_A4),), -1, device=defaults_A4.device)
         box_A: Tensor = self.inner.proposal_matcher(box_iou(target.corners_M4, defaults_A4))
         return box_A
+
+
+def build_default_boxes(sizes: str) -> DefaultBoxGenerator:
+    """Builds the generator of SSD300's default boxes.
+
+    For COCO their sides are clipped to the image's, as in torchvision; for VOC they are not, as in the authors' code.
+    """
+    ratios, steps = [[2], [2, 3], [2, 3], [2, 3], [2], [2]], [8, 16, 32, 64, 100, 300]
+    return DefaultBoxGenerator(ratios, scales=DEFAULT_BOX_SCALES[sizes], steps=steps, clip=sizes == "coco")
 
 
 # Here num_candidates is per class.

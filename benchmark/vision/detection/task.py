@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from benchmark.api import (
     MEAN_AP,
+    MEAN_AP_VOC07,
     Annotations,
     Augmentation,
     Boxes,
@@ -28,9 +29,11 @@ from benchmark.api import (
     ImageLabel,
     Indices,
     Machine,
+    Metric,
     Predictions,
     Scores,
     Targets,
+    scores_by_class,
 )
 from benchmark.vision.data.added_files import add_files
 from benchmark.vision.data.annotations import GroundTruth, Split, image_scans
@@ -40,12 +43,20 @@ from benchmark.vision.data.splitting import check_has_boxes
 from benchmark.vision.data_parallel import fit_in_processes
 from benchmark.vision.detection.augmented_views import AugmentedView, MapBack, map_back
 from benchmark.vision.detection.batches import BatchReader, ReadBatch, detect_in_images, with_targets
-from benchmark.vision.detection.detection_set import DetectionSet, apply_dropout
-from benchmark.vision.detection.detector import Batch, DetectionsWithFeatures, Detector
+from benchmark.vision.detection.detection_set import DetectionSet
+from benchmark.vision.detection.detector import Batch, Detector
 from benchmark.vision.detection.fit import DetectorFit, build_network
 from benchmark.vision.detection.inputs import BatchBuilder
 from benchmark.vision.detection.recipe import DetectorRecipe
-from benchmark.vision.detection.scores import coco_scores, voc_map
+from benchmark.vision.detection.scores import (
+    DetectionArrays,
+    area_ap,
+    coco_scores,
+    eleven_point_ap,
+    mean_of_classes,
+    rank_classes,
+)
+from benchmark.vision.detection.suppression import Detections
 from benchmark.vision.encoding.encodings import Encodings
 from benchmark.vision.fingerprints import derive_seed, digest
 from benchmark.vision.networks import suits_channels_last
@@ -54,14 +65,14 @@ from benchmark.vision.training import uses_batch_statistics
 from benchmark.vision.weights import weights_file
 
 MAP_SCORES = {"50": "ap50", "50:95": "ap"}
-Result = TypeVar("Result")
 
 
 class Detection(VisionTask[Detector]):
     """An object-detection task: a pool of images with boxes, a test set, and a recipe for the detector.
 
-    Its metric `map` is the mean average precision in 0..1, at the IoU given by `map_at`. Ignored boxes (crowds, and
-    difficult boxes if the task says so) are not trained on, but annotators drew them, so they count in the cost.
+    Its metric `map` is the mean average precision in 0..1, at the IoU given by `map_at`, or it is PASCAL's of 2007,
+    `voc07_map`. Ignored boxes (crowds, and difficult boxes if the task says so) are not trained on, but annotators drew
+    them, so they count in the cost.
 
     The public methods implement `Task` and the capabilities of `benchmark.contract.capabilities`, which describes their
     arguments. Models passed to them must be in eval mode and are not changed.
@@ -72,10 +83,11 @@ class Detection(VisionTask[Detector]):
         pool: the images that strategies choose from, with their boxes.
         test: the images that models are scored on, with their boxes.
         num_classes: C.
-        map_at: IoU thresholds of the metric: `50`, or `50:95` for COCO's mean.
+        map_at: IoU thresholds of `map`: `50`, or `50:95` for COCO's mean.
         classes: C names; empty: the numbers 0..C-1.
         root: folder of the data set, to which file names in reports are relative; None: the deepest folder that holds
             all files.
+        metric: MEAN_AP, or MEAN_AP_VOC07, whose value in per cent is then among the scores.
 
     Raises:
         ValueError: the recipe cannot be carried out, or the pool or the test set has no usable box.
@@ -86,8 +98,10 @@ class Detection(VisionTask[Detector]):
     def __init__(
         self, machine: Machine, recipe: DetectorRecipe, pool: Split, test: Split, num_classes: int,
         map_at: Literal["50", "50:95"], classes: Sequence[str] = (), root: Path | None = None,
+        metric: Metric = MEAN_AP,
     ) -> None:  # fmt: skip
         check_has_boxes(pool, test)
+        self.metric = metric
         self.num_classes, self._map = num_classes, MAP_SCORES[map_at]
         self.classes = classes or [str(number) for number in range(num_classes)]
         self._machine, self._recipe, self._device = machine, recipe, machine.device
@@ -148,13 +162,14 @@ class Detection(VisionTask[Detector]):
         Returns:
             `map`, COCO's `ap` (IoU 0.50:0.95), `ap50` and `ap75`, and PASCAL VOC's `voc_map` (IoU 0.50), all in 0..1;
             the number of classes among the detections (0 without any) and in the test set; `ap` and `ap50` of each
-            class.
+            class. Where it is the metric, `voc07_map` in per cent, with `voc07_ap` of each class.
         """
         self._memo = None
         truth = self._test.truth
         detections = self._detect(model, self.test_reader, np.arange(self.num_test())).to_arrays()
         scores = coco_scores(truth, detections, self.classes)
-        scores |= {"map": scores[self._map], "voc_map": voc_map(truth, detections, self.num_classes)}
+        scores["map"] = scores[self._map]
+        self._add_voc_scores(scores, detections)
         labels_by_source = {"predicted": detections.label_P, "test": truth.labels_B[~truth.ignored_B]}
         for source, labels in labels_by_source.items():
             scores[f"num_{source}_classes"] = float(len(np.unique(labels)))
@@ -243,32 +258,44 @@ class Detection(VisionTask[Detector]):
         Cost:
             about the same as `predict`.
         """
-        return torch.cat(self._detect_with_features(model, indices, lambda detections: detections.features_MD))
+        detector = cast_model(model, Detector)
+
+        def work(batch: ReadBatch) -> Iterator[Tensor]:
+            maps = detector.feature_maps(batch.resized.batch.images_N3HW)
+            return (part.features_MD for part in detector.detect_with_features(maps, batch.resized.batch))
+
+        return torch.cat(self.pool_reader.map_images(indices, work))
 
     @torch.no_grad()
     def sample(self, model: nn.Module, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
         """Yields predictions with Monte Carlo dropout on the classification layer's input.
 
         The boxes, proposals and centerness are those of `predict`. Each box gets new class scores in each sample, under
-        dropout masks of its own.
+        masks of its own; with ssd300, the boxes of an image share their masks.
 
         References:
             Gal & Ghahramani, Dropout as a Bayesian Approximation, 2016.
 
         Cost:
-            the layer's inputs stay in memory from the first sample to the last: for FCOS, nine times the features of
-            each box.
+            the class scores of all samples are in memory from the first sample on.
         """
-        rate, images = self._recipe.dropout, np.asarray(indices).tolist()
-        with_features = self._detect_with_features(model, indices, lambda detections: detections)
-        detections = [part.detections for part in with_features]
+        detector, images = cast_model(model, Detector), np.asarray(indices).tolist()
+
+        def work(batch: ReadBatch) -> Iterator[tuple[Detections, list[Tensor]]]:
+            resized = batch.resized
+            names = [[f"sample {number} of {images[place]}" for number in range(num_samples)] for place in batch.places]
+            seeds = [[derive_seed(seed, name) for name in of_image] for of_image in names]
+            maps = detector.feature_maps(resized.batch.images_N3HW)
+            sampled = detector.detect_with_samples(maps, resized.batch, self._recipe.dropout, seeds)
+            for number, (in_batch, scores) in enumerate(sampled):
+                yield resized.to_image_pixels(number, in_batch), scores
+
+        pairs = self.pool_reader.map_images(indices, work)
+        detections = [in_image for in_image, _ in pairs]
         predictions = DetectionSet.from_images(detections, self.num_classes, self._device).to_predictions()
         for number in range(num_samples):
-            scores = [
-                part.classify(apply_dropout(part.inputs_MDSS, rate, derive_seed(seed, f"sample {number} of {image}")))
-                for image, part in zip(images, with_features, strict=True)
-            ]
-            yield replace(predictions, scores_PC=torch.cat([predictions.scores_PC[:0], *scores]))
+            samples = [scores[number] for _, scores in pairs]
+            yield replace(predictions, scores_PC=torch.cat([predictions.scores_PC[:0], *samples]))
 
     def augmented(
         self, model: nn.Module, indices: Indices, hows: Sequence[Augmentation], seeds: Sequence[int]
@@ -331,6 +358,15 @@ class Detection(VisionTask[Detector]):
         return torch.stack(self.pool_reader.map_images(indices, work))
 
     # --- internal --------------------------------------------------------------------------------
+    def _add_voc_scores(self, scores: Scores, detections: DetectionArrays) -> None:
+        """Adds `voc_map`, and where it is the metric `voc07_map`, to the scores."""
+        rankings = rank_classes(self._test.truth, detections, self.num_classes)
+        scores["voc_map"] = mean_of_classes(None if ranking is None else area_ap(ranking) for ranking in rankings)
+        if self.metric == MEAN_AP_VOC07:
+            aps = [None if ranking is None else 100 * eleven_point_ap(ranking) for ranking in rankings]
+            scores[MEAN_AP_VOC07.name] = mean_of_classes(aps)
+            scores.by_class["voc07_ap"] = scores_by_class(self.classes, aps)
+
     def _build_network(self, seed: int, companion: Companion | None) -> Detector:
         """Builds a fresh detector. A companion does not change its initial weights."""
         return build_network(self._recipe, self.num_classes, self._weights, seed, companion).to(self._device)
@@ -345,20 +381,6 @@ class Detection(VisionTask[Detector]):
             return function(detector.feature_maps(inputs.images_N3HW), inputs)
 
         return torch.stack(self.pool_reader.map_images(indices, work))
-
-    def _detect_with_features(
-        self, model: nn.Module, indices: Indices, function: Callable[[DetectionsWithFeatures], Result]
-    ) -> list[Result]:
-        """A function of the detections on each pool image with the inputs of the classification layer."""
-        detector = cast_model(model, Detector)
-
-        def work(batch: ReadBatch) -> Iterator[Result]:
-            resized = batch.resized
-            maps = detector.feature_maps(resized.batch.images_N3HW)
-            for number, part in enumerate(detector.detect_with_features(maps, resized.batch)):
-                yield function(replace(part, detections=resized.to_image_pixels(number, part.detections)))
-
-        return self.pool_reader.map_images(indices, work)
 
     def _cached_detections(self, model: nn.Module, indices: Indices) -> DetectionSet:
         """The detections on pool images. Those of the last call are cached."""
