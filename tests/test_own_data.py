@@ -183,7 +183,8 @@ LENT = "what you did not set is taken from the grid's experiment"
         ),
         (
             ["grid=paper", "tasks=[coco[root=mine]]", "seeds=1", "strategies=[random]"],
-            f"coco[root=mine] is not in grid=paper; {LENT} coco_fcos on coco[filter_empty=oracle,published=true]",
+            f"coco[root=mine] is not in grid=paper; {LENT} coco_fcos on "
+            "coco[filter_empty=oracle,model=mmdet:fcos,published=true]",
             "workers=8 initial=5000 budget=1000 rounds=20 until=map 0.22 +- 0.003",
         ),
     ],

@@ -61,7 +61,8 @@ def register_task(
         version: a whole number from 1, raised by hand when the task's numbers change.
         default: the recipe, a frozen dataclass whose fields become parameters of the task. Without one the factory
             takes `machine` alone. A recipe may have a method `for_cpu()` that returns the settings with which a CPU
-            trains a model in minutes, {} where they are set already.
+            trains a model in minutes, {} where they are set already. It may have a property `revision`, a whole number
+            that is added to `version`: raised where the numbers of some of its models change, and not those of others.
         published: a second recipe, the one of a paper, from which `published=true` starts.
         missing_capabilities: a function of the task's parameters; returns the capabilities of the task's class that it
             lacks with these parameters.

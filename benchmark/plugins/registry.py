@@ -174,6 +174,10 @@ class Plugin:
         if self.kind == "task" and self.check_weights is not None and self.recipes.get(False) is None:
             raise ValueError(f"{where}: check= needs a recipe to check: set default= to one")
 
+    def resolve_version(self, values: Mapping[str, Any]) -> int:
+        """The version under these bound parameters: a recipe may have a `revision`, which is added to it."""
+        return self.version + int(getattr(self.recipe(values), "revision", 0))
+
     def resolve_needs(self, values: Mapping[str, Any]) -> frozenset[str]:
         """The needs under these bound parameters. ValueError where they are not names of capabilities or labels."""
         needs = self.resolve_declaration("needs", values)
