@@ -49,6 +49,7 @@ from benchmark.contract.lookup import (
 from benchmark.contract.machine import Machine
 from benchmark.contract.metrics import ACCURACY, MEAN_AP, MEAN_IOU, Metric, Scores, scores_by_class
 from benchmark.contract.registering import register, register_encoder, register_task
+from benchmark.contract.requirements import Requirement
 from benchmark.contract.tasks import (
     BatchSizes,
     Encoder,
@@ -104,6 +105,7 @@ __all__ = [
     "Proposes",
     "Reference",
     "ReportsBatchSizes",
+    "Requirement",
     "RunsCompanion",
     "Samples",
     "Scores",

@@ -269,10 +269,10 @@ def test_a_name_with_its_folder() -> None:
 
 @pytest.mark.parametrize(("absent", "says"), [("mmdet", "mmdet"), ("mmcv._ext", "mmcv with its operators compiled")])
 def test_without_mmdet(absent: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmark.vision.detection import mmdet_detectors
+    from benchmark.vision.detection import mmdet_settings
 
-    find = mmdet_detectors.find_spec
-    monkeypatch.setattr(mmdet_detectors, "find_spec", lambda name: None if name == absent else find(name))
+    find = mmdet_settings.find_spec
+    monkeypatch.setattr(mmdet_settings, "find_spec", lambda name: None if name == absent else find(name))
     with pytest.raises(ValueError, match=rf"^model=mmdet:fcos needs {says}: type make mmdet \(compiles mmcv"):
         build_eval("fcos")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 from benchmark.contract.companion import Companion
 from benchmark.contract.data import Indices
+from benchmark.contract.requirements import Requirement
 from benchmark.contract.tasks import Encoder, Task
 from benchmark.plugins.capability_names import Need
 from benchmark.plugins.registry import Plugin, add_plugin
@@ -51,6 +52,7 @@ def register_task(
     missing_capabilities: Callable[..., Collection[str]] | None = None,
     label_leakage: Callable[..., str] | None = None,
     check: Callable[..., object] | None = None,
+    missing_requirements: Callable[..., Iterable[Requirement]] | None = None,
 ) -> Callable[[TaskF], TaskF]:
     """Registers a task under the name of its factory: `factory(machine, recipe, *, parameters) -> Task`.
 
@@ -70,6 +72,8 @@ def register_task(
             they were paid for, "" for none. Rows of such a task carry a dagger in tables.
         check: called as `check(machine, recipe)` before the task reads its data; raises ValueError where a file of
             weights does not fit.
+        missing_requirements: a function of the factory's arguments; returns the packages and data sets that the task
+            needs and that are not there, without reading or downloading anything.
     """
 
     def decorate(function: TaskF) -> TaskF:
@@ -87,6 +91,7 @@ def register_task(
                 missing_capabilities,
                 label_leakage,
                 check_weights=check,
+                missing_requirements=missing_requirements,
             )
         )
         return function

@@ -29,7 +29,6 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,27 +47,20 @@ from benchmark.vision.detection.detector import (
 from benchmark.vision.detection.inputs import round_up_side
 from benchmark.vision.detection.mmdet_losses import add_images_to_divisor, one_hot_targets
 from benchmark.vision.detection.mmdet_settings import (
+    INSTALL_MMDET,
     PUBLISHED_CONFIGS,
     IneffectiveSettingError,
     accepts_parameter,
     adapt_settings,
     explain_failure,
     load_tensors_only,
+    missing_package,
     pixel_format_of,
 )
 from benchmark.vision.detection.recipe import MMDET_PREFIX, DetectorRecipe
 from benchmark.vision.detection.suppression import Detections
 from benchmark.vision.detection.torchvision_detectors import UNUSED_WEIGHTS
 from benchmark.vision.weights import load_weights
-
-
-def missing_package() -> str:
-    """The package that must be installed before mmdet can be used; "" if none is missing."""
-    if find_spec("mmdet") is None:
-        return "mmdet"
-    compiled = find_spec("mmcv") is not None and find_spec("mmcv._ext") is not None
-    return "" if compiled else "mmcv with its operators compiled"
-
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # raised while the libraries are imported
@@ -294,7 +286,7 @@ def build_detector(recipe: DetectorRecipe, num_classes: int, weights: Path | Non
             weights cannot be loaded, or a setting has no effect.
     """
     if package := missing_package():
-        raise ValueError(f"model={recipe.model} needs {package}: type make mmdet (compiles mmcv for about ten minutes)")
+        raise ValueError(f"model={recipe.model} needs {package}: {INSTALL_MMDET}")
     MMLogger.get_current_instance().setLevel("ERROR")  # otherwise it prints how every parameter is initialised
     name = recipe.model.removeprefix(MMDET_PREFIX)
     source, changes = PUBLISHED_CONFIGS.get(name, (name, {}))
