@@ -50,6 +50,7 @@ from benchmark.contract.lookup import (
 from benchmark.contract.machine import Machine
 from benchmark.contract.metrics import ACCURACY, MEAN_AP, MEAN_AP_VOC07, MEAN_IOU, Metric, Scores, scores_by_class
 from benchmark.contract.registering import register, register_encoder, register_task
+from benchmark.contract.requirements import Requirement
 from benchmark.contract.sharded_pool import FromShards, Rows, ShardedPool
 from benchmark.contract.tasks import (
     BatchSizes,
@@ -111,6 +112,7 @@ __all__ = [
     "Proposes",
     "Reference",
     "ReportsBatchSizes",
+    "Requirement",
     "Rows",
     "RunsCompanion",
     "Samples",

@@ -11,11 +11,16 @@ from benchmark.vision.classification import (
     check_weights,
     missing_capabilities,
 )
-from benchmark.vision.data.download import load_cifar
+from benchmark.vision.data.download import load_cifar, missing_cifar
 
 
 @register_task(
-    version=1, default=Recipe(), published=PUBLISHED, missing_capabilities=missing_capabilities, check=check_weights
+    version=1,
+    default=Recipe(),
+    published=PUBLISHED,
+    missing_capabilities=missing_capabilities,
+    check=check_weights,
+    missing_requirements=lambda machine, recipe: missing_cifar(machine, "CIFAR10"),
 )
 def cifar10(machine: Machine, recipe: Recipe) -> Classification:
     """50,000 + 10,000 colour images of 32x32 pixels, 10 classes; downloaded into the data folder (170 MB).

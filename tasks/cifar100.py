@@ -13,7 +13,7 @@ from benchmark.vision.classification import (
     check_weights,
     missing_capabilities,
 )
-from benchmark.vision.data.download import load_cifar
+from benchmark.vision.data.download import load_cifar, missing_cifar
 
 
 @register_task(
@@ -22,6 +22,7 @@ from benchmark.vision.data.download import load_cifar
     published=replace(PUBLISHED, normalise="cifar100"),
     missing_capabilities=missing_capabilities,
     check=check_weights,
+    missing_requirements=lambda machine, recipe: missing_cifar(machine, "CIFAR100"),
 )
 def cifar100(machine: Machine, recipe: Recipe) -> Classification:
     """50,000 + 10,000 colour images of 32x32 pixels, 100 classes; downloaded into the data folder (169 MB).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.api import Machine, register_task
+from benchmark.api import Machine, Requirement, register_task
 from benchmark.vision.data.annotations import ImageFiles, list_names
 from benchmark.vision.data.image_checks import read_all, warn_once
 from benchmark.vision.data.image_files import Exif, is_image
 from benchmark.vision.data.label_maps import IGNORE_INDEX, DownscaledImages, MaskFiles, Split
 from benchmark.vision.data.regular_files import printable
+from benchmark.vision.data.requirements import missing_data
 from benchmark.vision.segmentation.networks import check_weights
 from benchmark.vision.segmentation.recipe import PUBLISHED, SegmenterRecipe, missing_capabilities
 from benchmark.vision.segmentation.task import Segmentation
@@ -30,12 +32,20 @@ IMAGE_SUFFIX = "_leftImg8bit.png"
 ARCHIVES = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscapes-dataset.com"
 
 
+def missing_requirements(
+    machine: Machine, recipe: SegmenterRecipe, *, root: str, **parameters: object
+) -> Iterator[Requirement]:
+    """Yields the data set if it is not there; see `register_task`."""
+    return missing_data(machine, "Cityscapes", root, ARCHIVES, is_there=lambda folder: (folder / "gtFine").is_dir())
+
+
 @register_task(
     version=1,
     default=SegmenterRecipe(),
     published=PUBLISHED,
     missing_capabilities=missing_capabilities,
     check=check_weights,
+    missing_requirements=missing_requirements,
 )
 def cityscapes(
     machine: Machine, recipe: SegmenterRecipe, *, root: str = "cityscapes", size: int | None = None, exif: Exif = "turn"

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from benchmark.api import Machine, register_task
+from benchmark.api import Machine, Requirement, register_task
 from benchmark.vision.data.annotations import LayoutError
 from benchmark.vision.data.coco_json import ANNOTATIONS, IMAGES, locate_splits, read_coco_json
 from benchmark.vision.data.image_checks import read_all
 from benchmark.vision.data.image_files import Exif
 from benchmark.vision.data.layouts import suggest_parameters
+from benchmark.vision.data.requirements import missing_data
 from benchmark.vision.data.splitting import (
     check_disjoint,
     drop_empty_images,
     label_leakage,
     pool_test_split,
 )
-from benchmark.vision.detection.detectors import check_weights
+from benchmark.vision.detection.detectors import check_weights, missing_packages
 from benchmark.vision.detection.recipe import PUBLISHED_FCOS_COCO, DetectorRecipe, missing_capabilities
 from benchmark.vision.detection.task import Detection
 
+DEFAULT_ROOT = "coco"
 SITE = "http://images.cocodataset.org"
 ARCHIVE_URLS = f"{SITE}/zips/train2017.zip, {SITE}/zips/val2017.zip and {SITE}/annotations/annotations_trainval2017.zip"
+
+
+def missing_requirements(
+    machine: Machine, recipe: DetectorRecipe, *, root: str, **parameters: object
+) -> Iterator[Requirement]:
+    """Yields the detector's package and the data set, if they are not there; see `register_task`."""
+    yield from missing_packages(recipe)
+    if root == DEFAULT_ROOT:
+        yield from missing_data(machine, "COCO 2017", root, ARCHIVE_URLS)
+    else:
+        yield from missing_data(machine, f"coco[root={root}]", root, "")
 
 
 @register_task(
@@ -32,13 +46,14 @@ ARCHIVE_URLS = f"{SITE}/zips/train2017.zip, {SITE}/zips/val2017.zip and {SITE}/a
     published=PUBLISHED_FCOS_COCO,
     missing_capabilities=missing_capabilities,
     check=check_weights,
+    missing_requirements=missing_requirements,
     label_leakage=label_leakage,
 )
 def coco(
     machine: Machine,
     recipe: DetectorRecipe,
     *,
-    root: str = "coco",
+    root: str = DEFAULT_ROOT,
     train: str = "train2017",
     test: str = "val2017",
     images: str = IMAGES,
@@ -96,6 +111,6 @@ def resolve_root(machine: Machine, root: str) -> Path:
 
 def fallback_advice(folder: Path, root: str) -> str:
     """What to do if the folder cannot be read: get COCO, or set parameters if the user has named a folder."""
-    if root == "coco":
+    if root == DEFAULT_ROOT:
         return f"for COCO itself, unpack {ARCHIVE_URLS} into {folder}"
     return "set root=, annotations=, images= (SPLIT in them stands for train= and test=), or split=0.2 for one file"

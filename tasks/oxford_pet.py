@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmark.api import Machine, register_task
+from benchmark.api import Machine, Requirement, register_task
 from benchmark.vision.classification import (
     Classification,
     Recipe,
@@ -21,6 +21,7 @@ from benchmark.vision.data.annotation_values import read_text
 from benchmark.vision.data.download import load_or_download
 from benchmark.vision.data.image_checks import read_all
 from benchmark.vision.data.image_files import Exif
+from benchmark.vision.data.requirements import missing_data
 
 FOLDER = "oxford-iiit-pet"  # torchvision's name for it
 URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz and annotations.tar.gz"
@@ -38,7 +39,20 @@ DEFAULT = Recipe(
 )
 
 
-@register_task(version=1, default=DEFAULT, missing_capabilities=missing_capabilities, check=check_weights)
+def missing_requirements(machine: Machine, recipe: Recipe, **parameters: object) -> Iterator[Requirement]:
+    """Yields the data set if it is not there; see `register_task`."""
+    return missing_data(
+        machine, "Oxford-IIIT Pet", ".", URL, is_there=lambda folder: (folder / FOLDER).is_dir(), downloads=True
+    )
+
+
+@register_task(
+    version=1,
+    default=DEFAULT,
+    missing_capabilities=missing_capabilities,
+    check=check_weights,
+    missing_requirements=missing_requirements,
+)
 def oxford_pet(machine: Machine, recipe: Recipe, *, size: int = 224, exif: Exif = "turn") -> Classification:
     """3,680 + 3,669 photographs (trainval, test) of cats and dogs, 37 breeds; downloaded into the data folder (811 MB).
 

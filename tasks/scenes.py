@@ -20,7 +20,7 @@ from benchmark.vision.data.scenes import (
     digit_sources,
     draw_scenes,
 )
-from benchmark.vision.detection.detectors import check_weights
+from benchmark.vision.detection.detectors import check_weights, missing_packages
 from benchmark.vision.detection.recipe import SMALL, DetectorRecipe, missing_capabilities
 from benchmark.vision.detection.task import Detection
 
@@ -36,7 +36,13 @@ DEFAULT = DetectorRecipe(
 )
 
 
-@register_task(version=1, default=DEFAULT, missing_capabilities=missing_capabilities, check=check_weights)
+@register_task(
+    version=1,
+    default=DEFAULT,
+    missing_capabilities=missing_capabilities,
+    check=check_weights,
+    missing_requirements=lambda machine, recipe: missing_packages(recipe),
+)
 def scenes(machine: Machine, recipe: DetectorRecipe) -> Detection:
     """Grey canvases of 64x64 pixels with up to four digits of 14 to 28 pixels, 10 classes.
 

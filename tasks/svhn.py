@@ -13,7 +13,7 @@ from benchmark.vision.classification import (
     check_weights,
     missing_capabilities,
 )
-from benchmark.vision.data.download import load_svhn
+from benchmark.vision.data.download import load_svhn, missing_svhn
 
 
 @register_task(
@@ -22,6 +22,7 @@ from benchmark.vision.data.download import load_svhn
     published=replace(PUBLISHED, normalise="cifar100"),
     missing_capabilities=missing_capabilities,
     check=check_weights,
+    missing_requirements=lambda machine, recipe: missing_svhn(machine),
 )
 def svhn(machine: Machine, recipe: Recipe) -> Classification:
     """73,257 + 26,032 colour images of 32x32 pixels, 10 digits; downloaded into the data folder (246 MB).

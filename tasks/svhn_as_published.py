@@ -20,12 +20,18 @@ from benchmark.vision.classification import (
     check_weights,
     missing_capabilities,
 )
-from benchmark.vision.data.download import load_svhn
+from benchmark.vision.data.download import load_svhn, missing_svhn
 
 DISTORTED_RECIPE = replace(PUBLISHED, normalise="cifar100")
 
 
-@register_task(version=1, default=DISTORTED_RECIPE, missing_capabilities=missing_capabilities, check=check_weights)
+@register_task(
+    version=1,
+    default=DISTORTED_RECIPE,
+    missing_capabilities=missing_capabilities,
+    check=check_weights,
+    missing_requirements=lambda machine, recipe: missing_svhn(machine),
+)
 def svhn_as_published(machine: Machine, recipe: Recipe) -> Classification:
     """SVHN whose bytes, stored as H x W x 3, are read as 3 x H x W.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmark.api import Machine, register_task
+from benchmark.api import Machine, Requirement, register_task
 from benchmark.vision.classification import (
     Classification,
     Recipe,
@@ -18,13 +19,25 @@ from benchmark.vision.classification import (
 from benchmark.vision.data.annotation_values import read_text
 from benchmark.vision.data.image_checks import read_all
 from benchmark.vision.data.image_files import Exif, list_images
+from benchmark.vision.data.requirements import missing_data
 
 FOLDER, SIZE = "tiny-imagenet-200", 64
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 LINE_PATTERN = re.compile(r"(\w+\.JPEG)\t(n\d+)(\t\d+){4}")  # image, class, a box
 
 
-@register_task(version=1, default=Recipe(pad=8), missing_capabilities=missing_capabilities, check=check_weights)
+def missing_requirements(machine: Machine, recipe: Recipe, **parameters: object) -> Iterator[Requirement]:
+    """Yields the data set if it is not there; see `register_task`."""
+    return missing_data(machine, "Tiny ImageNet", ".", URL, is_there=lambda folder: (folder / FOLDER / "val").is_dir())
+
+
+@register_task(
+    version=1,
+    default=Recipe(pad=8),
+    missing_capabilities=missing_capabilities,
+    check=check_weights,
+    missing_requirements=missing_requirements,
+)
 def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> Classification:
     """100,000 + 10,000 (train, val) colour images of 64x64 pixels, 200 classes; kept in memory (1.4 GB).
 

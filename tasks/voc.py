@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from benchmark.api import Machine, register_task
+from benchmark.api import Machine, Requirement, register_task
 from benchmark.vision.data.annotations import SPLIT_PLACEHOLDER, LayoutError
 from benchmark.vision.data.image_files import Exif
 from benchmark.vision.data.layouts import suggest_parameters
@@ -19,10 +20,28 @@ from benchmark.vision.data.pascal_voc import (
     read_pascal_voc,
     resolve_root,
 )
+from benchmark.vision.data.requirements import missing_data
 from benchmark.vision.data.splitting import check_disjoint, drop_empty_images, label_leakage
-from benchmark.vision.detection.detectors import check_weights
+from benchmark.vision.detection.detectors import check_weights, missing_packages
 from benchmark.vision.detection.recipe import PUBLISHED_FCOS_VOC, DetectorRecipe, missing_capabilities
 from benchmark.vision.detection.task import Detection
+
+DEFAULT_ROOT = "."  # the data folder itself
+
+
+def missing_requirements(
+    machine: Machine, recipe: DetectorRecipe, *, root: str, year: int | None, lists: str, **parameters: object
+) -> Iterator[Requirement]:
+    """Yields the detector's package and the data set, if they are not there; see `register_task`."""
+    yield from missing_packages(recipe)
+
+    def is_there(folder: Path) -> bool:
+        return find_year_folder(folder, year) is not None or (folder / lists).is_dir()
+
+    if root == DEFAULT_ROOT:
+        yield from missing_data(machine, f"PASCAL VOC {year or 2012}", root, archive_urls(year), is_there=is_there)
+    else:
+        yield from missing_data(machine, f"voc[root={root}]", root, "")
 
 
 @register_task(
@@ -31,13 +50,14 @@ from benchmark.vision.detection.task import Detection
     published=PUBLISHED_FCOS_VOC,
     missing_capabilities=missing_capabilities,
     check=check_weights,
+    missing_requirements=missing_requirements,
     label_leakage=label_leakage,
 )
 def voc(
     machine: Machine,
     recipe: DetectorRecipe,
     *,
-    root: str = ".",
+    root: str = DEFAULT_ROOT,
     year: int | None = 2012,
     train: str = "train",
     test: str = "val",
@@ -100,6 +120,6 @@ def voc(
 
 def fallback_advice(folder: Path, root: str, year: int | None) -> str:
     """What to do if the folder cannot be read: get PASCAL VOC, or set parameters if the user has named a folder."""
-    if root == ".":
+    if root == DEFAULT_ROOT:
         return f"for PASCAL VOC itself, unpack {archive_urls(year)} in {folder}"
     return "set root=, images=, annotations=, lists=, train= and test= to what there is, and split=0.2 without lists"

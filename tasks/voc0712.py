@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from benchmark.api import MEAN_AP_VOC07, Machine, register_task
+from benchmark.api import MEAN_AP_VOC07, Machine, Requirement, register_task
 from benchmark.vision.data.image_files import Exif
 from benchmark.vision.data.pascal_voc import archive_urls, find_year_folder, read_pascal_voc, resolve_root
-from benchmark.vision.detection.detectors import check_weights
+from benchmark.vision.data.requirements import missing_data
+from benchmark.vision.detection.detectors import check_weights, missing_packages
 from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe, missing_capabilities
 from benchmark.vision.detection.task import Detection
+
+
+def missing_requirements(
+    machine: Machine, recipe: DetectorRecipe, *, root: str, **parameters: object
+) -> Iterator[Requirement]:
+    """Yields the detector's package and the two years of data, if they are not there; see `register_task`."""
+    yield from missing_packages(recipe)
+    for year in (2007, 2012):
+        is_there = partial(find_year_folder, year=year)
+        yield from missing_data(machine, f"PASCAL VOC {year}", root, archive_urls(year), is_there=is_there)
 
 
 @register_task(
@@ -18,6 +31,7 @@ from benchmark.vision.detection.task import Detection
     published=PUBLISHED_SSD300,
     missing_capabilities=missing_capabilities,
     check=check_weights,
+    missing_requirements=missing_requirements,
 )
 def voc0712(
     machine: Machine, recipe: DetectorRecipe, *, root: str = ".", difficult: bool = False, exif: Exif = "turn"

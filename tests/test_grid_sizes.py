@@ -3,8 +3,9 @@ budget: what a strategy refuses, forgets or cannot finish there is found before 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -14,16 +15,20 @@ from benchmark import config
 from benchmark.api import Indices
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment
+from benchmark.experiment.schedule import Schedule
+from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, paths
 from benchmark.runner import acquisition
 from tests._stand_in import BLOCKS, Kind, StandIn
 
 discovery.discover()
-POOLS: dict[str, tuple[Kind, int]] = {  # by experiment, or else by task
+KINDS: dict[str, Kind] = {"Classification": "classifier", "Detection": "detector", "Segmentation": "segmenter"}
+POOLS: dict[str, tuple[Kind, int]] = {  # by experiment, or else by task; of other tasks: as many images as they buy
     "cifar10": ("classifier", 50_000), "cifar100": ("classifier", 50_000), "svhn": ("classifier", 73_257),
     "svhn_as_published": ("classifier", 73_257), "digits": ("classifier", 1_297),
     "image_folder": ("classifier", 50_000), "tiny_imagenet": ("classifier", 100_000),
     "coco": ("detector", 117_266), "coco_large_fcos": ("detector", 118_287), "coco_sample": ("detector", 80),
+    "coco_large_fcos_torchvision": ("detector", 118_287),
     "voc": ("detector", 5_717), "voc0712": ("detector", 16_551), "neu_det": ("detector", 1_500),
     "oxford_pet": ("classifier", 3_680),
     "scenes": ("detector", 800), "scene_masks": ("segmenter", 800), "cityscapes": ("segmenter", 2_975),
@@ -35,8 +40,25 @@ PICK_BY_PICK = ("coreset", "badge", "geal", "freesel", "typiclust", "probcover")
 MANY = 100_000_000  # pairs of candidates and picks from which these are slow
 
 
+@cache
+def experiments_of(name: str) -> Sequence[Experiment]:
+    """The experiments of a grid."""
+    return config.build_grid(config.compose_settings([f"grid={name}"])).experiments
+
+
+def kind_of(experiment: Experiment) -> Kind:
+    """What the class of the task is."""
+    names = [parent.__name__ for parent in experiment.task.plugin.task_class.__mro__]
+    [kind] = [KINDS[name] for name in names if name in KINDS]
+    return kind
+
+
 def pool(experiment: Experiment) -> tuple[Kind, int]:
-    return POOLS.get(experiment.name) or POOLS[experiment.task.name]
+    """Kind and size of the stand-in: a grid that is new needs no entry above, unless its pool is much larger."""
+    schedule = experiment.schedule
+    num_labels = schedule.initial + schedule.validation + schedule.budget * schedule.num_acquisitions
+    needed = num_labels + num_labels // 10
+    return POOLS.get(experiment.name) or POOLS.get(experiment.task.name) or (kind_of(experiment), needed)
 
 
 def num_bought(cell: Cell) -> int:
@@ -54,21 +76,27 @@ def is_slow(experiment: Experiment, cell: Cell) -> bool:
     )
 
 
+def quick(strategy: Spec) -> Spec:
+    """The strategy, which trains for one epoch if it trains a network of its own."""
+    return replace(strategy, values=strategy.values | NETWORKS_OF_THEIR_OWN.get(strategy.name, {}))
+
+
 def cells() -> Iterator[Any]:
     """Each of the grids' cells once, by what a choice depends on here."""
     keys = set()
     for name in paths.grid_names():
-        for experiment in config.build_grid(config.compose_settings([f"grid={name}"])).experiments:
+        for experiment in experiments_of(name):
             for strategy in experiment.strategies:
-                if strategy.name in NETWORKS_OF_THEIR_OWN:
-                    strategy = replace(strategy, values=strategy.values | NETWORKS_OF_THEIR_OWN[strategy.name])
-                cell = Cell(experiment.task, strategy, experiment.schedule, 0)
+                cell = Cell(experiment.task, quick(strategy), experiment.schedule, 0)
                 key = (pool(experiment), experiment.schedule, strategy.label)
                 if key not in keys:
                     keys.add(key)
                     marks = [pytest.mark.slow] if is_slow(experiment, cell) else []
                     title = f"{name}-{experiment.name}-{strategy.label}"
                     yield pytest.param(experiment, cell, id=title, marks=marks)
+
+
+CELLS = list(cells())
 
 
 def choose(experiment: Experiment, cell: Cell) -> Indices:
@@ -83,7 +111,33 @@ def choose(experiment: Experiment, cell: Cell) -> Indices:
     return acquisition.query_strategy(cell, view, 1, num_bought(cell))
 
 
-@pytest.mark.parametrize(("experiment", "cell"), list(cells()))
+@pytest.mark.parametrize("name", paths.grid_names())
+def test_pools_are_of_their_kind_and_large_enough(name: str) -> None:
+    for experiment in experiments_of(name):
+        kind, num_pool = pool(experiment)
+        assert kind == kind_of(experiment), experiment.name
+        experiment.schedule.check_pool_size(num_pool)
+
+
+def test_every_cell_of_every_file_is_tested() -> None:
+    """Those that choose alike once, in the first grid that has them."""
+    tested = {(pool(experiment), cell.schedule, cell.strategy.label) for experiment, cell in map(values_of, CELLS)}
+    for path in (paths.CONFIGS / "grid").glob("*.yaml"):
+        for experiment in experiments_of(path.stem):
+            labels = {label for a_pool, schedule, label in tested if (a_pool, schedule) == choice_of(experiment)}
+            assert {strategy.label for strategy in experiment.strategies} <= labels, path
+
+
+def choice_of(experiment: Experiment) -> tuple[tuple[Kind, int], Schedule]:
+    return pool(experiment), experiment.schedule
+
+
+def values_of(parameters: Any) -> tuple[Experiment, Cell]:
+    experiment, cell = parameters.values
+    return experiment, cell
+
+
+@pytest.mark.parametrize(("experiment", "cell"), CELLS)
 def test_every_cell_of_every_grid_chooses_at_its_size(experiment: Experiment, cell: Cell) -> None:
     cell.check_needs()
     picks = choose(experiment, cell)

@@ -99,6 +99,17 @@ def random_direction(detector: Detector) -> dict[str, Tensor]:
 
 
 # --- what is built --------------------------------------------------------------------------------
+def checkpoint(name: str) -> str:
+    """Where the initial weights of a published detector come from."""
+    from mmengine.config import Config
+
+    from benchmark.vision.detection.mmdet_detectors import find_config
+    from benchmark.vision.detection.mmdet_settings import PUBLISHED_CONFIGS
+
+    config = Config.fromfile(find_config(name, PUBLISHED_CONFIGS[name][0]))
+    return str(config.model.backbone.init_cfg.checkpoint)
+
+
 def settings(loss: Any, *names: str) -> tuple[Any, ...]:
     return type(loss).__name__, *(getattr(loss, name) for name in names)
 
@@ -106,6 +117,7 @@ def settings(loss: Any, *names: str) -> tuple[Any, ...]:
 def test_fcos_is_the_published_one() -> None:
     detector = build_eval("fcos")
     inner, head = detector.inner, detector.inner.bbox_head
+    assert checkpoint("fcos") == "open-mmlab://detectron/resnet50_caffe"
     assert detector.pixel_format.mean == pytest.approx((102.9801, 115.9465, 122.7717))
     assert detector.pixel_format.deviation == (1, 1, 1)
     assert detector.pixel_format.bgr
@@ -138,6 +150,7 @@ def test_fcos_is_the_published_one() -> None:
 def test_faster_rcnn_is_the_published_one() -> None:
     detector = build_eval("faster_rcnn")
     inner, head = detector.inner, detector.inner.roi_head.bbox_head
+    assert checkpoint("faster_rcnn") == "torchvision://resnet50"
     assert detector.pixel_format.mean == pytest.approx((123.675, 116.28, 103.53))
     assert detector.pixel_format.deviation == pytest.approx((58.395, 57.12, 57.375))
     assert not detector.pixel_format.bgr
@@ -256,10 +269,10 @@ def test_a_name_with_its_folder() -> None:
 
 @pytest.mark.parametrize(("absent", "says"), [("mmdet", "mmdet"), ("mmcv._ext", "mmcv with its operators compiled")])
 def test_without_mmdet(absent: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmark.vision.detection import mmdet_detectors
+    from benchmark.vision.detection import mmdet_settings
 
-    find = mmdet_detectors.find_spec
-    monkeypatch.setattr(mmdet_detectors, "find_spec", lambda name: None if name == absent else find(name))
+    find = mmdet_settings.find_spec
+    monkeypatch.setattr(mmdet_settings, "find_spec", lambda name: None if name == absent else find(name))
     with pytest.raises(ValueError, match=rf"^model=mmdet:fcos needs {says}: type make mmdet \(compiles mmcv"):
         build_eval("fcos")
 
@@ -374,8 +387,37 @@ def own_loss(detector: Any, inputs: Batch, targets: Sequence[Boxes], number: int
     single = inputs.select_image(number)
     with seeded(inputs.seeds[number]):
         losses = detector.inner.loss(single.images_N3HW, data_samples(single, [targets[number]]))
+    if detector.name == "mmdet:fcos":
+        num_positives = count_positives(detector, single, targets[number])
+        losses["loss_cls"] = losses["loss_cls"] * max(num_positives, 1) / (num_positives + 1)
     parts = [value if isinstance(value, list) else [value] for name, value in losses.items() if "loss" in name]
     return torch.stack([value for part in parts for value in part]).sum()
+
+
+def count_positives(detector: Any, inputs: Batch, target: Boxes) -> int:
+    """The places that learn a box of the only image."""
+    from mmengine.structures import InstanceData
+
+    head = detector.inner.bbox_head
+    sizes = [level.shape[-2:] for level in detector.feature_maps(inputs.images_N3HW)]
+    boxes = InstanceData(bboxes=target.corners_M4, labels=target.labels_M)
+    labels, _ = head.get_targets(head.prior_generator.grid_priors(sizes, device="cpu"), [boxes])
+    return int((torch.cat(labels) < C).sum())
+
+
+def test_the_published_fcos_divides_by_positives_and_images() -> None:
+    """As mmdet 2.4, on a batch of two images with and without boxes; the other losses are those of mmdet 3."""
+    from benchmark.vision.detection.mmdet_detectors import data_samples
+
+    detector, inputs = sure(build_eval("fcos")), batch()
+    maps = detector.feature_maps(inputs.images_N3HW)
+    for targets in (BOXES, [BOXES[0], EMPTY], [EMPTY, EMPTY]):
+        losses = detector.inner.loss(inputs.images_N3HW, data_samples(inputs, targets))
+        num = sum(count_positives(detector, inputs.select_image(n), target) for n, target in enumerate(targets))
+        expected = losses["loss_cls"] * max(num, 1) / (num + 2) + losses["loss_bbox"] + losses["loss_centerness"]
+        torch.testing.assert_close(detector.loss(maps, inputs, targets), expected, rtol=1e-4, atol=1e-5)
+        assert num == 0 or num > 20
+    assert not detector.inner.bbox_head.loss_cls._forward_pre_hooks_with_kwargs
 
 
 def test_losses_are_of_each_image_alone(detector: Any) -> None:

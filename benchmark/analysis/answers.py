@@ -48,8 +48,11 @@ def build_answer(experiment: Experiment, options: AnalysisOptions, published: Se
     """Builds the table, with published numbers beside ours, and the comparisons of one experiment."""
     table = tables.build_table(experiment, verify.published_entries(experiment, published))
     against_reference, refusals = compare_with_reference(experiment, options)
-    scales = {verify.scale_mismatch(experiment, paper) for paper in verify.counterparts(experiment, published)} - {""}
-    remarks = [f"{experiment.title}: {scale}" for scale in sorted(scales)]
+    papers = verify.counterparts(experiment, published)
+    differences = {
+        check(experiment, paper) for paper in papers for check in (verify.task_mismatch, verify.scale_mismatch)
+    }
+    remarks = [f"{experiment.title}: {difference}" for difference in sorted(differences - {""})]
     if published and not table.published_rows:
         remarks.append(f"{experiment.title}: none of the published curves is of this experiment")
     remarks += verify.describe_all_labels(experiment, published)

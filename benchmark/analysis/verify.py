@@ -180,23 +180,32 @@ def mismatches(mine: Experiment, theirs: Experiment, label: str, name: str | Non
         label: the published label.
         name: our label; None if we have no such strategy.
     """
-    recipe = theirs.source_info.get("recipes", {}).get(theirs.task)
     if name is None:
         yield f"strategy: none of ours is called {label}"
     elif not mine.curves[name].num_runs:
         yield "runs: none of ours has finished a round"
-    if recipe is None:
+    if theirs.task not in theirs.source_info.get("recipes", {}):
         yield "recipe: not known for this source"
-    elif mine.task.partition("[")[0] != str(recipe).partition("[")[0]:
-        yield f"data: ours {mine.task}, published {recipe}"
-    elif mine.task != recipe:
-        yield f"recipe: ours {mine.task}, published {recipe}"
+    elif other_task := task_mismatch(mine, theirs):
+        yield other_task
     if mine.metric.margin is None:
         yield f"metric: how close two scores must be is not defined for {mine.metric}"
     if mine.metric.name != theirs.metric.name:
         yield f"metric: ours {mine.metric}, published {theirs.metric}"
     elif scale := scale_mismatch(mine, theirs):
         yield scale
+
+
+def task_mismatch(mine: Experiment, theirs: Experiment) -> str:
+    """Says that ours has other data or trains otherwise than the source; "" if not, or if the source's is not known."""
+    recipe = str(theirs.source_info.get("recipes", {}).get(theirs.task, mine.task))
+    if mine.task == recipe:
+        return ""
+    difference = f"ours {mine.task}, published {recipe}"
+    if mine.task.partition("[")[0] != recipe.partition("[")[0]:
+        return f"data: {difference}"
+    is_variant = mine.title != own_title(theirs)  # as voc2012_fcos_torchvision is one of voc2012_fcos
+    return f"recipe: a variant of {own_title(theirs)}: {difference}" if is_variant else f"recipe: {difference}"
 
 
 def scale_mismatch(mine: Experiment, theirs: Experiment) -> str:

@@ -185,6 +185,8 @@ def show_estimate(job: Job) -> None:
     if rows or not failed:
         jobs = resolve_jobs(settings, machine.device)
         say(forecast.summary(rows, gpu_share, device_name(machine), jobs))
+    for line in forecast.missing_lines(grid, lazy_tasks.tasks):
+        say(line)
     if failed:
         say(f"no hours could be estimated for: {', '.join(failed)}")
         raise typer.Exit(1)

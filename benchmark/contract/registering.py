@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 from benchmark.contract.companion import Companion
 from benchmark.contract.data import Indices
+from benchmark.contract.requirements import Requirement
 from benchmark.contract.sharded_pool import FromShards
 from benchmark.contract.tasks import Encoder, Task
 from benchmark.plugins.capability_names import Need
@@ -57,6 +58,7 @@ def register_task(
     missing_capabilities: Callable[..., Collection[str]] | None = None,
     label_leakage: Callable[..., str] | None = None,
     check: Callable[..., object] | None = None,
+    missing_requirements: Callable[..., Iterable[Requirement]] | None = None,
 ) -> Callable[[TaskF], TaskF]:
     """Registers a task under the name of its factory: `factory(machine, recipe, *, parameters) -> Task`.
 
@@ -67,7 +69,8 @@ def register_task(
         version: a whole number from 1, raised by hand when the task's numbers change.
         default: the recipe, a frozen dataclass whose fields become parameters of the task. Without one the factory
             takes `machine` alone. A recipe may have a method `for_cpu()` that returns the settings with which a CPU
-            trains a model in minutes, {} where they are set already.
+            trains a model in minutes, {} where they are set already. It may have a property `revision`, a whole number
+            that is added to `version`: raised where the numbers of some of its models change, and not those of others.
         published: a second recipe, the one of a paper, from which `published=true` starts.
         missing_capabilities: a function of the task's parameters; returns the capabilities of the task's class that it
             lacks with these parameters.
@@ -75,6 +78,8 @@ def register_task(
             they were paid for, "" for none. Rows of such a task carry a dagger in tables.
         check: called as `check(machine, recipe)` before the task reads its data; raises ValueError where a file of
             weights does not fit.
+        missing_requirements: a function of the factory's arguments; returns the packages and data sets that the task
+            needs and that are not there, without reading or downloading anything.
     """
 
     def decorate(function: TaskF) -> TaskF:
@@ -92,6 +97,7 @@ def register_task(
                 missing_capabilities,
                 label_leakage,
                 check_weights=check,
+                missing_requirements=missing_requirements,
             )
         )
         return function

@@ -63,7 +63,8 @@ class Spec:
                 changes no key. When a default changes, `version` is raised.
         """
         parameters = self.plugin.non_defaults(self.values) if only_non_defaults else self.values
-        fields: dict[str, Any] = {"name": self.name, "version": self.plugin.version, "parameters": parameters}
+        version = self.plugin.resolve_version(self.values)
+        fields: dict[str, Any] = {"name": self.name, "version": version, "parameters": parameters}
         for plugin, label in self.nested_plugins():
             fields.setdefault(FOLDERS[plugin.kind], {})[label] = plugin.version
         return fields

@@ -43,6 +43,7 @@ class Plugin:
         label_leakage: tells, from a task's parameters, which labels influence the pool without being paid for.
         check_weights: checks files of weights before a task reads its data.
         from_shards: how a strategy selects from a pool on disk; see `benchmark.contract.sharded_pool.FromShards`.
+        missing_requirements: returns what a task needs and does not find on a machine.
     """
 
     kind: Literal["strategy", "task", "encoder"]
@@ -56,6 +57,7 @@ class Plugin:
     label_leakage: Callable[..., str] | None = None
     check_weights: Callable[..., object] | None = None
     from_shards: Any = None
+    missing_requirements: Callable[..., Iterable[Any]] | None = None
 
     @cache  # noqa: B019  plug-ins live as long as the process
     def parameters(self, published: bool = False) -> Mapping[str, tuple[Any, Any]]:
@@ -165,16 +167,21 @@ class Plugin:
         is_names = isinstance(self.needs, Collection) and all(isinstance(need, str) for need in self.needs)
         if not (callable(self.needs) or is_names):
             raise ValueError(f"{where}: needs={short_repr(self.needs)}: must be a set of names, or a function of them")
-        functions = {
+        functions: dict[str, object] = {
             "companion": self.companion,
             "missing_capabilities": self.missing_capabilities,
             "label_leakage": self.label_leakage,
         }
-        for name, value in {**functions, "check": self.check_weights}.items():
+        functions |= {"check": self.check_weights, "missing_requirements": self.missing_requirements}
+        for name, value in functions.items():
             if value is not None and not callable(value):
                 raise ValueError(f"{where}: {name}={short_repr(value)}: must be a function")
         if self.kind == "task" and self.check_weights is not None and self.recipes.get(False) is None:
             raise ValueError(f"{where}: check= needs a recipe to check: set default= to one")
+
+    def resolve_version(self, values: Mapping[str, Any]) -> int:
+        """The version under these bound parameters: a recipe may have a `revision`, which is added to it."""
+        return self.version + int(getattr(self.recipe(values), "revision", 0))
 
     def resolve_needs(self, values: Mapping[str, Any]) -> frozenset[str]:
         """The needs under these bound parameters. ValueError where they are not names of capabilities or labels."""
@@ -245,14 +252,37 @@ class Plugin:
             values: all parameters, as `bind` returns them.
             inputs: for an encoder, the pool.
         """
-        rest = {name: value for name, value in values.items() if name != "published"}
-        recipe = self.recipe(values)
-        if recipe is None:
-            return self.function(machine, *inputs, **rest)
-        if self.check_weights is not None:
+        recipe, parameters = self.split_recipe(values)
+        if recipe is not None and self.check_weights is not None:
             self.check_weights(machine, recipe)  # before the task reads its data, which may take minutes
-        fields = {f.name for f in dataclasses.fields(recipe)}
-        return self.function(machine, recipe, **{n: v for n, v in rest.items() if n not in fields})
+        return self.function(machine, *inputs, *filter(None, [recipe]), **parameters)
+
+    def find_missing(self, machine: Any, values: Mapping[str, Any]) -> list[Any]:
+        """The requirements of a task that are not met.
+
+        Args:
+            machine: where it would run.
+            values: all parameters, as `bind` returns them.
+
+        Raises:
+            ValueError: the plug-in's own function fails; the message names the file.
+        """
+        if self.missing_requirements is None:
+            return []
+        recipe, parameters = self.split_recipe(values)
+        try:
+            return list(self.missing_requirements(machine, *filter(None, [recipe]), **parameters))
+        except (ValueError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            words = f"missing_requirements of {self.name}: {describe_error(error)}"
+            raise ValueError(f"{source_file(self)}: {words}") from error
+
+    def split_recipe(self, values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """A task's recipe, or None, and the parameters of its factory."""
+        recipe = self.recipe(values)
+        fields = {"published"} | ({f.name for f in dataclasses.fields(recipe)} if recipe is not None else set())
+        return recipe, {name: value for name, value in values.items() if name not in fields}
 
     def recipe(self, values: Mapping[str, Any]) -> Any:
         """A task's recipe with these bound parameters; None where it has none."""

@@ -12,6 +12,10 @@ from benchmark.records.record import Measured, Record
 from benchmark.text.words import error_message
 
 
+class MissingPackageError(ValueError):
+    """Tasks need a package that is not installed; the message names their experiments."""
+
+
 @dataclass(frozen=True)
 class CellStarted:
     """Event: a cell was started."""
@@ -50,7 +54,9 @@ class Failure:
 
     @property
     def line(self) -> str:
-        """The failure in one line."""
+        """The failure in one line, which several cells may share."""
+        if isinstance(self.error, MissingPackageError):
+            return str(self.error)
         text = error_message(self.error).strip().splitlines() or [""]
         kind = "" if isinstance(self.error, ValueError) else f"{type(self.error).__name__}: "
         return f"{self.cell.task.label if self.whole_task else self.cell.label}: {kind}{text[0]}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmark.api import Machine, Task
+from benchmark.api import Machine, Requirement, Task
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment, Grid
 from benchmark.experiment.schedule import IncompatibleScheduleError
@@ -90,10 +90,11 @@ def forecast_rows(
         tasks: the tasks.
         say: shows a line to the user.
         failures: names of strategies whose pilot failed, and of experiments whose task cannot be built, are added. The
-            rows of the latter have no hours.
+            rows of the latter have no hours, and neither have those of tasks whose data or packages are missing.
 
     Raises:
         IncompatibleScheduleError: a schedule does not fit its task.
+        ValueError: a task cannot tell what it needs.
     """
     counted_fits = {first_fit_key(cell) for cell in grid.cells() if rounds_left.get(cell, 0) < cell.schedule.rounds}
     arguments = rounds_left, counted_fits, store, fits, tasks, say, failures
@@ -121,6 +122,9 @@ def experiment_rows(
         if not cells:
             continue
         pace = recorded_pace(all_cells, store)
+        if pace is None and tasks.find_missing(experiment.task):
+            yield build_row(experiment, cells, UNKNOWN_PACE, counted_fits)
+            continue
         if pace is None:
             task = tasks(experiment.task)
             if isinstance(task, Exception):
@@ -299,3 +303,12 @@ def summary(rows: Sequence[ForecastRow], device_share: float, device: str, num_j
     rest = f", without {plural(num_unknown, 'row')} whose hours are not known" if num_unknown else ""
     shared = f"{rounds - num_fits} of {plural(rounds, 'fit')} are shared" if rounds else "nothing is left to do"
     return f"{plural(cells, 'cell')}, {plural(rounds, 'round')}, {plural(num_fits, 'fit')} ({shared}): {hours}{rest}"
+
+
+def missing_lines(grid: Grid, tasks: TaskLoader) -> list[str]:
+    """Returns a line for each package and each data set that is missing: where it comes from, and who needs it."""
+    needed_by = dict[Requirement, list[str]]()
+    for experiment in grid.experiments:
+        for requirement in tasks.find_missing(experiment.task):
+            needed_by.setdefault(requirement, []).append(experiment.name)
+    return [f"missing: {part.name} ({', '.join(names)}): {part.source}" for part, names in needed_by.items()]

@@ -32,6 +32,7 @@ from benchmark.runner.launchers.child_process import WorkerProcess
 from benchmark.runner.launchers.launcher import Launcher
 from benchmark.runner.machine import prepare_machine
 from benchmark.runner.measuring import device_name
+from benchmark.runner.missing_packages import find_missing_packages, run_with_packages
 from benchmark.runner.task_loading import TaskLoader, check_encoders
 from benchmark.system import activity
 from benchmark.text.words import plural
@@ -212,7 +213,12 @@ def run_missing_rounds(job: Job, rounds_left: dict[Cell, int]) -> list[Failure]:
     if settings.launcher == "local":
         check_encoders(rounds_left, tasks.machine)
     has_auto_seeds = any(experiment.auto for experiment in grid.experiments)
-    all_events = run_auto_seeds(job, rounds_left, launcher.run) if has_auto_seeds else launcher.run(list(rounds_left))
+    error_by_task = find_missing_packages(grid, tasks) if settings.launcher == "local" else {}
+
+    def run(cells: Sequence[Cell]) -> Generator[Event]:
+        return run_with_packages(cells, error_by_task, store, launcher.run, say)
+
+    all_events = run_auto_seeds(job, rounds_left, run) if has_auto_seeds else run(list(rounds_left))
     events = stop_after_gpu_hours(all_events, settings.gpu_hours, settings.gpus_per_cell or 1.0, say)
     events = tracking.mirror_events(events, settings.tracking, store.folder, say)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmark.api import Machine, Task, check_encoder_weights
+from benchmark.api import Machine, Requirement, Task, check_encoder_weights
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.spec import Spec
 from benchmark.seeds import seed
@@ -26,6 +26,7 @@ class TaskLoader:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.by_label: dict[str, Task | Exception] = {}
+        self.missing_by_label: dict[str, list[Requirement]] = {}
 
     def __call__(self, spec: Spec) -> Task | Exception:
         """Returns the task, or the exception that its construction raised; see `build_task`."""
@@ -33,6 +34,12 @@ class TaskLoader:
             self.by_label.clear()
             self.by_label[spec.label] = build_task(spec, self.machine)
         return self.by_label[spec.label]
+
+    def find_missing(self, spec: Spec) -> list[Requirement]:
+        """Returns the packages and data sets that a task needs and that are not there."""
+        if spec.label not in self.missing_by_label:
+            self.missing_by_label[spec.label] = spec.plugin.find_missing(self.machine, spec.values)
+        return self.missing_by_label[spec.label]
 
 
 def check_processes(spec: Spec, machine: Machine) -> None:

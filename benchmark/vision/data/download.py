@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from filelock import FileLock
 
-from benchmark.api import Machine
+from benchmark.api import Machine, Requirement
 from benchmark.vision.classification.task import Split
+from benchmark.vision.data.requirements import missing_data
 
 
 def load_cifar(machine: Machine, name: Literal["CIFAR10", "CIFAR100"]) -> tuple[Split, Split]:
@@ -56,6 +57,40 @@ def load_svhn(machine: Machine) -> tuple[Split, Split]:
     ]
     pool, test = (Split(part.data, part.labels) for part in parts)
     return pool, test
+
+
+def missing_cifar(machine: Machine, name: Literal["CIFAR10", "CIFAR100"]) -> Iterator[Requirement]:
+    """Yields CIFAR-10 or CIFAR-100 if it is not in the data folder.
+
+    Args:
+        machine: Has the data folder.
+        name: The class of `torchvision.datasets`.
+    """
+    from torchvision import datasets
+
+    kind: Any = getattr(datasets, name)
+
+    def is_there(folder: Path) -> bool:
+        return any((folder / part).exists() for part in (kind.base_folder, kind.filename))
+
+    title = name.replace("CIFAR", "CIFAR-")
+    yield from missing_data(machine, title, ".", kind.url, is_there=is_there, downloads=True)
+
+
+def missing_svhn(machine: Machine) -> Iterator[Requirement]:
+    """Yields SVHN if it is not in the data folder.
+
+    Args:
+        machine: Has the data folder.
+    """
+    from torchvision.datasets import SVHN
+
+    urls, files, _ = zip(*(SVHN.split_list[split] for split in ("train", "test")), strict=True)
+
+    def is_there(folder: Path) -> bool:
+        return all((folder / file).is_file() for file in files)
+
+    yield from missing_data(machine, "SVHN", "svhn", " and ".join(urls), is_there=is_there, downloads=True)
 
 
 def load_or_download(dataset: Callable[..., Any], folder: Path, url: str) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from benchmark.api import Machine, seeded
+from benchmark.api import Machine, Requirement, seeded
 from benchmark.vision.detection.detector import Detector
 from benchmark.vision.detection.recipe import MMDET_PREFIX, SMALL, SSD, DetectorRecipe
 from benchmark.vision.weights import weights_file
@@ -30,6 +30,19 @@ def detector_builder(model: str) -> Callable[..., Detector]:
     from benchmark.vision.detection import torchvision_detectors
 
     return torchvision_detectors.build_detector
+
+
+def missing_packages(recipe: DetectorRecipe) -> Iterator[Requirement]:
+    """Yields the package that a recipe's detector needs and that is not installed.
+
+    Args:
+        recipe: the recipe, which names the detector.
+    """
+    if recipe.model.startswith(MMDET_PREFIX):
+        from benchmark.vision.detection.mmdet_settings import INSTALL_MMDET, missing_package
+
+        if package := missing_package():
+            yield Requirement(package, INSTALL_MMDET, is_package=True)
 
 
 def check_weights(machine: Machine, recipe: DetectorRecipe) -> None:

@@ -6,7 +6,8 @@ uses group normalisation). The rest is the zoo's: a caffe-style ResNet-50 on BGR
 122.7717), whose batch normalisation is neither trained nor updated; an FPN on stages 2 to 4, with P6 and P7 computed
 from P5 after a ReLU; towers of four convolutions with 256 channels; no centre sampling and no `norm_on_bbox` (so
 distances are exp); centerness on the class tower; focal loss (2, 0.25), -log IoU and binary cross-entropy, each with
-weight 1; 1000 candidates per level with scores above 0.05, suppression at 0.5, 100 boxes.
+weight 1; 1000 candidates per level with scores above 0.05, suppression at 0.5, 100 boxes. The focal loss is divided by
+the number of positives plus the number of images, as in mmdet 2.4, which ISAL used; mmdet 3 divides by the positives.
 
 `mmdet:faster_rcnn` is faster-rcnn_r50_fpn_1x_coco unchanged: torchvision's ResNet-50 on normalised RGB, whose batch
 normalisation is trained but not updated; 1000 proposals from 1000 candidates per level (2000 in training); a head of
@@ -15,8 +16,7 @@ two linear layers with 1024 units; cross-entropy and L1 losses; scores above 0.0
 In every configuration the following changes: the classes; the frozen stages, which the recipe sets (the two above
 freeze the stem and stage 1, the recipe's default); SyncBN, which becomes BN; and the focal loss, which uses mmdet's
 PyTorch formula on a GPU too, because its compiled operator has no second derivatives. Data, schedule and optimiser are
-the recipe's. The focal loss is divided by the number of positives; mmdet 2.4, which ISAL used, added the number of
-images to that.
+the recipe's.
 
 Shapes: N images, H x W pixels of the padded batch, A places of one image on one level, S candidates and M boxes of one
 image, R proposals, C classes, K = C + 1 with background last, D features.
@@ -29,12 +29,10 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Boxes
@@ -47,28 +45,22 @@ from benchmark.vision.detection.detector import (
     training_mode,
 )
 from benchmark.vision.detection.inputs import round_up_side
+from benchmark.vision.detection.mmdet_losses import add_images_to_divisor, one_hot_targets
 from benchmark.vision.detection.mmdet_settings import (
+    INSTALL_MMDET,
     PUBLISHED_CONFIGS,
     IneffectiveSettingError,
     accepts_parameter,
     adapt_settings,
     explain_failure,
     load_tensors_only,
+    missing_package,
     pixel_format_of,
 )
 from benchmark.vision.detection.recipe import MMDET_PREFIX, DetectorRecipe
 from benchmark.vision.detection.suppression import Detections
 from benchmark.vision.detection.torchvision_detectors import UNUSED_WEIGHTS
 from benchmark.vision.weights import load_weights
-
-
-def missing_package() -> str:
-    """The package that must be installed before mmdet can be used; "" if none is missing."""
-    if find_spec("mmdet") is None:
-        return "mmdet"
-    compiled = find_spec("mmcv") is not None and find_spec("mmcv._ext") is not None
-    return "" if compiled else "mmcv with its operators compiled"
-
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # raised while the libraries are imported
@@ -194,6 +186,15 @@ class DenseMmdet(MmdetDetector):
         return torch.stack([torch.cat(level, 1) for level in means]).mean(0)
 
 
+class PublishedFcos(DenseMmdet):
+    """FCOS with the losses of mmdet 2.4, which ISAL used."""
+
+    def loss_terms(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> dict[str, Tensor]:
+        """The sum of its three losses."""
+        with add_images_to_divisor(self.inner.bbox_head.loss_cls, len(targets)):
+            return super().loss_terms(maps, batch, targets)
+
+
 class TwoStageMmdet(MmdetDetector):
     """Detectors that refine the RPN's proposals as Faster R-CNN and Cascade R-CNN do."""
 
@@ -276,15 +277,6 @@ def flatten_places(values: Tensor, columns: int) -> Tensor:
     return values.permute(1, 2, 0).reshape(-1, columns)
 
 
-def one_hot_targets(loss: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Hook that turns class targets into columns, so that mmdet uses its PyTorch formula and not its compiled
-    operator."""
-    scores, target, *rest = inputs
-    if scores.dim() != target.dim():
-        target = F.one_hot(target, scores.shape[1] + 1)[:, : scores.shape[1]]
-    return scores, target, *rest
-
-
 # --- from a name to a model -----------------------------------------------------------------------
 def build_detector(recipe: DetectorRecipe, num_classes: int, weights: Path | None) -> Detector:
     """Builds the mmdet detector that the recipe names. Random draws come from torch's generator alone.
@@ -294,7 +286,7 @@ def build_detector(recipe: DetectorRecipe, num_classes: int, weights: Path | Non
             weights cannot be loaded, or a setting has no effect.
     """
     if package := missing_package():
-        raise ValueError(f"model={recipe.model} needs {package}: type make mmdet (compiles mmcv for about ten minutes)")
+        raise ValueError(f"model={recipe.model} needs {package}: {INSTALL_MMDET}")
     MMLogger.get_current_instance().setLevel("ERROR")  # otherwise it prints how every parameter is initialised
     name = recipe.model.removeprefix(MMDET_PREFIX)
     source, changes = PUBLISHED_CONFIGS.get(name, (name, {}))
@@ -310,7 +302,8 @@ def build_detector(recipe: DetectorRecipe, num_classes: int, weights: Path | Non
             inner = MODELS.build(ConfigDict(settings))
         initialise(inner, recipe, weights)
         with explain_failure(recipe.model):
-            detector = detector_class(inner)(inner, recipe.model, pixels)
+            kind = PublishedFcos if name == "fcos" else detector_class(inner)
+            detector = kind(inner, recipe.model, pixels)
             if name not in VERIFIED_CONFIGS:
                 try_detector(detector, num_classes)
                 VERIFIED_CONFIGS.add(name)

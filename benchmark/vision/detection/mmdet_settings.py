@@ -1,4 +1,4 @@
-"""Changes to mmdet's configurations, and errors for those that cannot be used."""
+"""Whether mmdet is there, changes to its configurations, and errors for those that cannot be used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from benchmark.vision.detection.detector import PixelFormat
@@ -14,6 +15,17 @@ PUBLISHED_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {  # the zoo's config
     "fcos": ("fcos_r50-caffe_fpn_gn-head_1x_coco", {"model.bbox_head.norm_cfg": None}),
     "faster_rcnn": ("faster-rcnn_r50_fpn_1x_coco", {}),
 }
+
+
+INSTALL_MMDET = "type make mmdet (compiles mmcv for about ten minutes)"
+
+
+def missing_package() -> str:
+    """The package that must be installed before mmdet can be used; "" if none is missing."""
+    if find_spec("mmdet") is None:
+        return "mmdet"
+    compiled = find_spec("mmcv") is not None and find_spec("mmcv._ext") is not None
+    return "" if compiled else "mmcv with its operators compiled"
 
 
 class IneffectiveSettingError(ValueError):

@@ -88,6 +88,11 @@ class DetectorRecipe:
         return {} if self.backbone == SMALL else small | {"precision": "float32"}
 
     @property
+    def revision(self) -> int:
+        """How often this model's numbers have changed; it is added to the version of the task that has the recipe."""
+        return {f"{MMDET_PREFIX}fcos": 1}.get(self.model, 0)
+
+    @property
     def num_convs(self) -> int:
         """Number of convolutions in each tower of FCOS."""
         return self.convs if self.convs is not None else 1 if self.backbone == SMALL else 4
