@@ -47,7 +47,7 @@ from benchmark.contract.lookup import (
     hash_weight_files,
 )
 from benchmark.contract.machine import Machine
-from benchmark.contract.metrics import ACCURACY, MEAN_AP, MEAN_IOU, Metric, Scores, scores_by_class
+from benchmark.contract.metrics import ACCURACY, MEAN_AP, MEAN_IOU, OKS_AP, Metric, Scores, scores_by_class
 from benchmark.contract.registering import register, register_encoder, register_task
 from benchmark.contract.tasks import (
     BatchSizes,
@@ -70,6 +70,7 @@ __all__ = [
     "ACCURACY",
     "MEAN_AP",
     "MEAN_IOU",
+    "OKS_AP",
     "WEIGHT_SUFFIXES",
     "Annotations",
     "Augmentation",

@@ -73,7 +73,7 @@ class DetectorRecipe:
             raise ValueError(
                 "model=ssd300 takes images of one size: set squash=PIXELS, or min_size=0 if all images have it already"
             )
-        untrained = self.weights == "none" and self.model in TORCHVISION_MODELS and self.backbone != SMALL
+        untrained = self.weights == "none" and self.is_from_torchvision and self.backbone != SMALL
         if untrained and ((self.norm == "frozen" and self.model != SSD) or self.frozen_stages >= 0):
             change = "frozen_stages=-1" if self.model == SSD else "norm=batch,frozen_stages=-1"
             raise ValueError(
@@ -84,6 +84,11 @@ class DetectorRecipe:
         """Settings of a fit that a few CPU cores finish in minutes; {} if the recipe is small enough already."""
         small = {"backbone": SMALL, "channels": 32, "epochs": 30, "lr": 0.02, "min_size": 96, "max_size": 256}
         return {} if self.backbone == SMALL else small | {"precision": "float32"}
+
+    @property
+    def is_from_torchvision(self) -> bool:
+        """Whether torchvision builds the model, and not mmdet."""
+        return not self.model.startswith(MMDET_PREFIX)
 
     @property
     def num_convs(self) -> int:
