@@ -56,8 +56,8 @@ def annotate(by_canvas: list[list[Figure]], rng: np.random.Generator) -> PoseTru
     boxes_B4 = np.array([figure.box for figure in figures], np.float32).reshape(-1, 4)
     joints_BJ2 = np.array([figure.joints_J2[: len(JOINTS)] for figure in figures], np.float32)
     keypoints_BJ3 = np.concatenate([joints_BJ2, np.full_like(joints_BJ2[..., :1], 2.0)], 2)
-    for keypoints_J3 in keypoints_BJ3[rng.random(len(figures)) < UNLABELLED_SHARE]:
-        keypoints_J3[[2, 4] if rng.random() < 0.5 else [3, 5]] = 0
+    for number in np.flatnonzero(rng.random(len(figures)) < UNLABELLED_SHARE):
+        keypoints_BJ3[number, [2, 4] if rng.random() < 0.5 else [3, 5]] = 0
     areas_B = (boxes_B4[:, 2:] - boxes_B4[:, :2]).prod(1)
     offsets_N1 = offsets(np.array([len(canvas) for canvas in by_canvas], np.int64))
     zeros_B = np.zeros(len(figures), np.int64)
