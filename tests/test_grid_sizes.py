@@ -26,6 +26,7 @@ POOLS: dict[str, tuple[Kind, int]] = {  # by experiment, or else by task
     "coco": ("detector", 117_266), "coco_large_fcos": ("detector", 118_287), "coco_sample": ("detector", 80),
     "voc": ("detector", 5_717), "voc0712": ("detector", 16_551), "neu_det": ("detector", 1_500),
     "scenes": ("detector", 800), "scene_masks": ("segmenter", 800), "cityscapes": ("segmenter", 2_975),
+    "coco_keypoints": ("pose estimator", 64_115), "stick_figures": ("pose estimator", 400),
 }  # fmt: skip
 NETWORKS_OF_THEIR_OWN = ("discriminative", "vaal")  # trained when they choose: one epoch is enough here
 PICK_BY_PICK = ("coreset", "badge", "geal", "freesel", "typiclust", "probcover")

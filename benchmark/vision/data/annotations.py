@@ -1,4 +1,4 @@
-"""Images with boxes, the data of a detection task, and the checks that every reader of a format shares.
+"""Images with boxes, the data of a detection or keypoint task, and the checks that every reader of a format shares.
 
 Shapes: N images, B boxes of a split, M boxes of one image, H x W pixels.
 """
