@@ -68,5 +68,5 @@ def coco_keypoints(
     """
     data = CocoFolder(root, train, test, images, annotations, split, filter_empty)
     read = partial(read_coco_keypoints, exif=exif, sigmas=sigmas)
-    pool, tests, names, folder = data.read(machine, read)
+    pool, tests, names, folder = data.read(machine, read, suggests_boxes=False)
     return PoseEstimation(machine, recipe, pool, tests, names, folder)

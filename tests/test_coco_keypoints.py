@@ -186,6 +186,8 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no annotations/person_keypoints_val2017\.json") as caught:
         build(tmp_path)
     assert "\n" not in str(caught.value)
+    assert "set root=, annotations=" in str(caught.value)
+    assert "Try " not in str(caught.value)  # a task that reads boxes
 
 
 def test_a_test_set_without_labelled_keypoints_is_one_line(tmp_path: Path) -> None:

@@ -387,7 +387,6 @@ def test_strategies_that_need_no_class_run_three_rounds(tmp_path: Path) -> None:
         seeds=1, threads=1, out=str(tmp_path / "out"),
     )  # fmt: skip
     rows = results.frame()
-    assert not results.problems
     assert rows.groupby("strategy").size().to_dict() == dict.fromkeys(STRATEGIES, 3)
     assert set(rows["metric"]) == {"oks_ap"}
 

@@ -74,7 +74,7 @@ class Task(Protocol):
 
     @property
     def metric(self) -> Metric | str:
-        """The score that tables show: a Metric, or the name of a known one: "accuracy", "map", "ap", "miou", "oks_ap"."""
+        """The score of tables: a Metric, or the name of a known one: "accuracy", "map", "ap", "miou", "oks_ap"."""
 
     def model(self, companion: Companion | None = None) -> nn.Module:
         """Builds an untrained model, ready to load the weights of a fit.

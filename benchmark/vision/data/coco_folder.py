@@ -44,12 +44,15 @@ class CocoFolder:
     split: float | None
     filter_empty: Literal["none", "oracle"]
 
-    def read(self, machine: Machine, read_split: ReadSplit) -> tuple[Split, Split, list[str], Path]:
+    def read(
+        self, machine: Machine, read_split: ReadSplit, *, suggests_boxes: bool = True
+    ) -> tuple[Split, Split, list[str], Path]:
         """Reads the pool and the test set.
 
         Args:
             machine: has the data folder.
             read_split: reads one JSON file and its images.
+            suggests_boxes: whether a message on missing files may suggest tasks that read boxes alone.
 
         Returns:
             The pool, the test set, the names of the classes and the folder.
@@ -62,8 +65,10 @@ class CocoFolder:
             paths = locate_splits(folder, self.train, self.test, self.images, self.annotations, self.split)
             splits = read_all(*(partial(read_split, path, image_folder) for path, image_folder in paths))
         except LayoutError as error:
-            advice = suggest_parameters(folder, self.root, self.fallback_advice(folder))
-            raise ValueError(f"{error}. {advice}") from None
+            advice = self.fallback_advice(folder)
+            if suggests_boxes:
+                raise ValueError(f"{error}. {suggest_parameters(folder, self.root, advice)}") from None
+            raise ValueError(f"{error}; {advice}") from None
         (first_split, names), test_names = splits[0], [names for _, names in splits[1:]]
         if test_names and names != test_names[0]:
             differing = sorted(set(names) ^ set(test_names[0]))

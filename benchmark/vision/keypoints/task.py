@@ -83,12 +83,10 @@ class PoseEstimation(DetectorTask):
             `oks_ap` (OKS 0.50:0.95), `oks_ap50` and `oks_ap75`, all in 0..1; the number of classes among the detections
             (0 without any person) and in the test set.
         """
-        persons = self._map_persons(model, self.test_reader, np.arange(self.num_test()), lambda _, persons: persons)
-        image_P = np.repeat(np.arange(len(persons)), [len(image.keypoints_MJ2) for image in persons])
-        keypoints_PJ2, confidence_P = (
-            torch.cat(parts).double().cpu().numpy()
-            for parts in ([image.keypoints_MJ2 for image in persons], [image.boxes.confidence_M for image in persons])
-        )
+        every = np.arange(self.num_test())
+        pairs = self._map_persons(model, self.test_reader, every, lambda _, p: (p.keypoints_MJ2, p.boxes.confidence_M))
+        image_P = np.repeat(every, [len(confidence_M) for _, confidence_M in pairs])
+        keypoints_PJ2, confidence_P = (torch.cat(parts).double().cpu().numpy() for parts in zip(*pairs, strict=True))
         scores = oks_scores(pose_truth(self._test), PersonArrays(image_P, confidence_P, keypoints_PJ2))
         return scores | {"num_predicted_classes": float(len(image_P) > 0), "num_test_classes": 1.0}
 
@@ -185,7 +183,7 @@ class PoseEstimation(DetectorTask):
 def confident_heatmaps(_: int, persons: Persons) -> tuple[Tensor, Tensor]:
     """The heatmaps and the places of the keypoints of the persons with a confidence of at least MIN_PERSON_SCORE."""
     num = int((persons.boxes.confidence_M >= MIN_PERSON_SCORE).sum())  # sorted by confidence
-    return persons.heatmaps_MJQ[:num], persons.keypoints_MJ2[:num]
+    return persons.heatmaps_MJQ[:num].clone(), persons.keypoints_MJ2[:num]  # a slice would hold on to all persons
 
 
 def pose_truth(split: Split) -> PoseTruth:
