@@ -91,20 +91,22 @@ def test_oks_is_the_mean_over_labelled_keypoints() -> None:
 
 
 def test_the_area_of_a_person_sets_the_tolerance() -> None:
-    found = detections([0], [0.9], [[[15, 12], [23, 20]]])
-    small, large = (oks_scores(persons_of([[[12, 12, 2], [20, 20, 2]]], area=a), found)["oks_ap"] for a in (100, 4000))
+    persons = detections([0], [0.9], [[[15, 12], [23, 20]]])
+    small, large = (
+        oks_scores(persons_of([[[12, 12, 2], [20, 20, 2]]], area=a), persons)["oks_ap"] for a in (100, 4000)
+    )
     assert small < 0.5 < large
 
 
 def test_persons_without_labelled_keypoints_and_crowds_count_neither_way() -> None:
     pose = [[12, 12, 2], [20, 20, 2]]
-    found = detections([0, 1, 1], [0.5, 0.9, 0.8], [[[12, 12], [20, 20]]] * 3)
+    persons = detections([0, 1, 1], [0.5, 0.9, 0.8], [[[12, 12], [20, 20]]] * 3)
     nowhere = [[0, 0, 0], [0, 0, 0]]
     on_both = detections([0, 1], [0.5, 0.9], [[[12, 12], [20, 20]]] * 2)
     assert oks_scores(persons_of([pose, nowhere]), on_both)["oks_ap"] == pytest.approx(1)  # the surer one is no error
     crowd = persons_of([pose, pose], ignored=[False, True])
-    assert oks_scores(crowd, found)["oks_ap"] == pytest.approx(1)
-    both = oks_scores(persons_of([pose, pose]), found)["oks_ap"]  # the second on image 1 is an error above the last
+    assert oks_scores(crowd, persons)["oks_ap"] == pytest.approx(1)
+    both = oks_scores(persons_of([pose, pose]), persons)["oks_ap"]  # the second on image 1 is an error above the last
     assert both == pytest.approx((51 + 50 * 2 / 3) / 101)
     assert oks_scores(crowd, detections([], [], np.empty((0, 2, 2)))) == dict.fromkeys(
         ("oks_ap", "oks_ap50", "oks_ap75"), 0.0
