@@ -48,7 +48,16 @@ from benchmark.contract.lookup import (
     hash_weight_files,
 )
 from benchmark.contract.machine import Machine
-from benchmark.contract.metrics import ACCURACY, MEAN_AP, MEAN_AP_VOC07, MEAN_IOU, Metric, Scores, scores_by_class
+from benchmark.contract.metrics import (
+    ACCURACY,
+    MEAN_AP,
+    MEAN_AP_VOC07,
+    MEAN_IOU,
+    OKS_AP,
+    Metric,
+    Scores,
+    scores_by_class,
+)
 from benchmark.contract.registering import register, register_encoder, register_task
 from benchmark.contract.requirements import Requirement
 from benchmark.contract.sharded_pool import FromShards, Rows, ShardedPool
@@ -75,6 +84,7 @@ __all__ = [
     "MEAN_AP",
     "MEAN_AP_VOC07",
     "MEAN_IOU",
+    "OKS_AP",
     "WEIGHT_SUFFIXES",
     "Annotations",
     "Augmentation",

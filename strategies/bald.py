@@ -27,8 +27,9 @@ def bald(view: View, budget: int, rng: np.random.Generator, *, num_samples: int 
 
     Args:
         num_samples: number of dropout masks, 2 or more (25 in deep-al's code; 10 in BADGE's, 20 or 100 in DAL's).
-        how: how the values of a detector's boxes, or of a segmenter's sampled pixels, become one value per image:
-            `sum`, `mean` or `max`. `max` is this project's choice. A detector's boxes are predicted once without
+        how: how the values of a detector's boxes, of a segmenter's sampled pixels, or of the heatmaps of a pose
+            estimator's keypoints become one value per image: `sum`, `mean` or `max`. `max` is this project's choice. A
+            detector's boxes are predicted once without
             dropout, and the samples are class probabilities of those boxes (background is one more class). An image
             without boxes has the value 0.
 

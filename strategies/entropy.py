@@ -31,9 +31,9 @@ def entropy(view: View, budget: int, rng: np.random.Generator, *, how: How = "me
     predictions counts as certain.
 
     Args:
-        how: how the entropies of a detector's boxes, or of a segmenter's sampled pixels, become one value per image:
-            `sum`, `mean` or `max`. `mean` is this project's choice; published detection code takes the `max` over boxes
-            (ISAL) or the `sum` (PPAL).
+        how: how the entropies of a detector's boxes, of a segmenter's sampled pixels, or of the heatmaps of a pose
+            estimator's keypoints become one value per image: `sum`, `mean` or `max`. `mean` is this project's choice;
+            published detection code takes the `max` over boxes (ISAL) or the `sum` (PPAL).
 
     References:
         Settles, Active Learning Literature Survey, 2009, section 3.1.

@@ -18,8 +18,9 @@ def least_confidence(view: View, budget: int, rng: np.random.Generator, *, how: 
     predictions counts as certain.
 
     Args:
-        how: how the values of a detector's boxes, or of a segmenter's sampled pixels, become one value per image:
-            `sum`, `mean` or `max`. `mean` is this project's choice; ISAL's code takes the `max` over boxes.
+        how: how the values of a detector's boxes, of a segmenter's sampled pixels, or of the heatmaps of a pose
+            estimator's keypoints become one value per image: `sum`, `mean` or `max`. `mean` is this project's choice;
+            ISAL's code takes the `max` over boxes.
 
     References:
         Lewis and Gale, A Sequential Algorithm for Training Text Classifiers, SIGIR 1994.

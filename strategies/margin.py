@@ -30,8 +30,8 @@ def margin(view: View, budget: int, rng: np.random.Generator, *, how: How = "mea
     predictions counts as certain.
 
     Args:
-        how: how the values of a detector's boxes, or of a segmenter's sampled pixels, become one value per image:
-            `sum`, `mean` or `max`. `mean` is this project's choice.
+        how: how the values of a detector's boxes, of a segmenter's sampled pixels, or of the heatmaps of a pose
+            estimator's keypoints become one value per image: `sum`, `mean` or `max`. `mean` is this project's choice.
 
     References:
         Scheffer, Decomain and Wrobel, Active Hidden Markov Models for Information Extraction, IDA 2001.

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 from benchmark.api import Machine, Requirement, register_task
-from benchmark.vision.data.annotations import LayoutError
-from benchmark.vision.data.coco_json import ANNOTATIONS, IMAGES, locate_splits, read_coco_json
-from benchmark.vision.data.image_checks import read_all
+from benchmark.vision.data.coco_folder import DEFAULT_ROOT, CocoFolder, missing_coco
+from benchmark.vision.data.coco_json import ANNOTATIONS, IMAGES, read_coco_json
 from benchmark.vision.data.image_files import Exif
-from benchmark.vision.data.layouts import suggest_parameters
-from benchmark.vision.data.requirements import missing_data
-from benchmark.vision.data.splitting import (
-    check_disjoint,
-    drop_empty_images,
-    label_leakage,
-    pool_test_split,
-)
+from benchmark.vision.data.splitting import label_leakage
 from benchmark.vision.detection.detectors import check_weights, missing_packages
 from benchmark.vision.detection.recipe import PUBLISHED_FCOS_COCO, DetectorRecipe, missing_capabilities
 from benchmark.vision.detection.task import Detection
-
-DEFAULT_ROOT = "coco"
-SITE = "http://images.cocodataset.org"
-ARCHIVE_URLS = f"{SITE}/zips/train2017.zip, {SITE}/zips/val2017.zip and {SITE}/annotations/annotations_trainval2017.zip"
 
 
 def missing_requirements(
@@ -34,10 +21,7 @@ def missing_requirements(
 ) -> Iterator[Requirement]:
     """Yields the detector's package and the data set, if they are not there; see `register_task`."""
     yield from missing_packages(recipe)
-    if root == DEFAULT_ROOT:
-        yield from missing_data(machine, "COCO 2017", root, ARCHIVE_URLS)
-    else:
-        yield from missing_data(machine, f"coco[root={root}]", root, "")
+    yield from missing_coco(machine, f"coco[root={root}]", root)
 
 
 @register_task(
@@ -83,34 +67,6 @@ def coco(
         ValueError: Files are missing or cannot be read, the splits overlap or have different categories, or one of them
             has no boxes.
     """
-    folder = resolve_root(machine, root)
-    try:
-        paths = locate_splits(folder, train, test, images, annotations, split)
-        splits = read_all(*(partial(read_coco_json, path, image_folder, exif) for path, image_folder in paths))
-    except LayoutError as error:
-        raise ValueError(f"{error}. {suggest_parameters(folder, root, fallback_advice(folder, root))}") from None
-    (first_split, names), test_names = splits[0], [names for _, names in splits[1:]]
-    if test_names and names != test_names[0]:
-        differing = sorted(set(names) ^ set(test_names[0]))
-        difference = f"only one of them has {differing[0]!r}" if differing else "their order differs"
-        raise ValueError(f"{paths[1][0]} has other categories than {paths[0][0]}: {difference}")
-    pool, tests = (first_split, splits[1][0]) if split is None else pool_test_split(first_split, split)
-    check_disjoint(pool, tests)
-    if filter_empty == "oracle":
-        pool = drop_empty_images(pool)
+    data = CocoFolder(root, train, test, images, annotations, split, filter_empty)
+    pool, tests, names, folder = data.read(machine, partial(read_coco_json, exif=exif))
     return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50:95", classes=names, root=folder)
-
-
-def resolve_root(machine: Machine, root: str) -> Path:
-    """The folder of the data set. Raises ValueError without a data folder; the message says where to get the data."""
-    try:
-        return machine.resolve_path(root)
-    except ValueError as error:
-        raise ValueError(f"{error}, and unpack {ARCHIVE_URLS} into {root}/ there") from None
-
-
-def fallback_advice(folder: Path, root: str) -> str:
-    """What to do if the folder cannot be read: get COCO, or set parameters if the user has named a folder."""
-    if root == DEFAULT_ROOT:
-        return f"for COCO itself, unpack {ARCHIVE_URLS} into {folder}"
-    return "set root=, annotations=, images= (SPLIT in them stands for train= and test=), or split=0.2 for one file"

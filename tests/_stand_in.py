@@ -16,10 +16,16 @@ from torch.nn import functional as F
 
 from benchmark.api import Boxes, Companion, Direction, Encoding, Indices, Predictions
 
-Kind = Literal["classifier", "detector", "segmenter"]
+Kind = Literal["classifier", "detector", "segmenter", "pose estimator"]
 C, D, T = 10, 4, 2
-PLACES = {"classifier": 1, "detector": 2, "segmenter": 2}  # predictions of an image at most
-BLOCKS = {"classifier": 1, "detector": 3, "segmenter": 1, "two stages": 4}  # weights that influence is computed over
+PLACES = {"classifier": 1, "detector": 2, "segmenter": 2, "pose estimator": 2}  # predictions of an image at most
+BLOCKS = {
+    "classifier": 1,
+    "detector": 3,
+    "segmenter": 1,
+    "pose estimator": 5,
+    "two stages": 4,
+}  # weights that influence is computed over
 
 
 class Layers(nn.Module):
@@ -59,19 +65,21 @@ class StandIn:
         return min(self.num_pool, 20_000)
 
     def cost(self, indices: Indices) -> dict[str, float]:
-        boxes = {"boxes": float(self.num_boxes_N[indices].sum())} if self.kind == "detector" else {}
+        boxes = {"boxes": float(self.num_boxes_N[indices].sum())} if self.has_boxes else {}
         return {"images": float(len(indices)), **boxes}
 
     @torch.no_grad()
     def predict(self, model: Layers, indices: Indices) -> Predictions:
         rows = torch.from_numpy(np.asarray(indices))
-        if self.kind == "detector":
+        if self.has_boxes:
             image_P = torch.arange(len(rows)).repeat_interleave(self.num_boxes_N[rows])
         else:
             image_P = torch.arange(len(rows)).repeat_interleave(PLACES[self.kind])
         scores_PK = model.blocks[0](self.features[rows[image_P]]).softmax(1)
         if self.kind != "detector":
-            return Predictions(scores_PK[:, :C] / scores_PK[:, :C].sum(1, keepdim=True), image_P, len(rows))
+            points_P2 = self.features[rows[image_P], :2] if self.has_boxes else None
+            scores_PC = scores_PK[:, :C] / scores_PK[:, :C].sum(1, keepdim=True)
+            return Predictions(scores_PC, image_P, len(rows), points_P2=points_P2)
         corner_P2 = 10 * self.features[rows[image_P], :2].abs()
         return Predictions(scores_PK, image_P, len(rows), torch.cat([corner_P2, corner_P2 + 20], 1))
 
@@ -123,7 +131,7 @@ class StandIn:
             yield Encoding(patches_NTD, torch.full((len(part), T), 1 / T), self.features[part])
 
     def labels(self, model: Layers, indices: Indices) -> Any:
-        if self.kind != "detector":
+        if not self.has_boxes:
             return self.label_N[indices]
         counts = self.num_boxes_N[indices].tolist()
         return [Boxes(torch.tensor([[0.0, 0, 20, 20]] * n).view(-1, 4), torch.zeros(n).long()) for n in counts]
@@ -136,11 +144,11 @@ class StandIn:
         if self.kind == "classifier" and k > 1:
             top = predictions.scores_PC.topk(k)
             return torch.zeros_like(predictions.scores_PC).scatter(1, top.indices, top.values)
-        if self.kind != "detector":
+        if not self.has_boxes:
             return predictions.scores_PC[:: PLACES[self.kind]].argmax(1)
-        assert predictions.boxes_P4 is not None
+        corners_P4 = predictions.scores_PC[:, :4] if predictions.boxes_P4 is None else predictions.boxes_P4
         counts, label_P = self.num_boxes_N[indices].tolist(), predictions.scores_PC[:, :C].argmax(1)
-        return [Boxes(*parts) for parts in zip(predictions.boxes_P4.split(counts), label_P.split(counts), strict=True)]
+        return [Boxes(*parts) for parts in zip(corners_P4.split(counts), label_P.split(counts), strict=True)]
 
     def losses(self, model: Any, indices: Indices, targets: Any = None, *, test: bool = False) -> Tensor:
         """The cross entropy of the first block, of a detector with its first box or background, and the squares of
@@ -154,8 +162,13 @@ class StandIn:
         return classes + outputs[:, 1:].square().mean(2).sum(1)
 
     @property
+    def has_boxes(self) -> bool:
+        """Whether images have any number of boxes; those of a pose estimator have keypoints, which it predicts."""
+        return self.kind in ("detector", "pose estimator")
+
+    @property
     def num_columns(self) -> int:
-        return C + (self.kind == "detector")
+        return C + self.has_boxes
 
     def directional(self, model: Layers, indices: Indices, targets: Any, direction: Direction) -> Tensor:
         def losses_at(weights: dict[str, Tensor]) -> Tensor:

@@ -32,6 +32,7 @@ POOLS: dict[str, tuple[Kind, int]] = {  # by experiment, or else by task; of oth
     "voc": ("detector", 5_717), "voc0712": ("detector", 16_551), "neu_det": ("detector", 1_500),
     "oxford_pet": ("classifier", 3_680),
     "scenes": ("detector", 800), "scene_masks": ("segmenter", 800), "cityscapes": ("segmenter", 2_975),
+    "coco_keypoints": ("pose estimator", 64_115), "stick_figures": ("pose estimator", 400),
 }  # fmt: skip
 NETWORKS_OF_THEIR_OWN = {  # trained when they choose: one epoch of a small network is enough here
     "discriminative": {"epochs": 1}, "vaal": {"epochs": 1, "size": 8, "width": 8},

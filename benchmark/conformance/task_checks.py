@@ -86,10 +86,11 @@ def predicts_probabilities(fitted: FittedTask) -> str | None:
         return None
     predictions = task.predict(model, np.arange(10))
     counts_N = predictions.image_P.bincount(minlength=10)
-    if predictions.num_images != 10 or (predictions.boxes_P4 is None and (len(counts_N) > 10 or not counts_N.all())):
+    has_any_number = predictions.boxes_P4 is not None or predictions.points_P2 is not None
+    if predictions.num_images != 10 or (not has_any_number and (len(counts_N) > 10 or not counts_N.all())):
         return f"{predictions.num_images} images and {len(predictions.scores_PC)} predictions for 10 images"
     if not len(predictions.scores_PC):
-        return None  # a detector may predict no box
+        return None  # a detector may predict no box, a pose estimator no person
     low, high = float(predictions.scores_PC.min()), float(predictions.scores_PC.max())
     if not (low >= 0 and high <= 1 + 1e-5):
         return f"scores between {low} and {high} are not probabilities"

@@ -33,7 +33,8 @@ class Predicts(Protocol):
 
         Returns:
             P predictions: a classifier gives one per image, in the order of `indices`, a detector any number, a
-            segmenter one per location. Rows of probabilities sum to one.
+            segmenter one per location, a pose estimator one per keypoint of each person that it detects. Rows of
+            probabilities sum to one.
         """
 
 
@@ -218,7 +219,7 @@ class ShowsLabels(Protocol):
 
         Returns:
             Of a classifier (N,) classes; of a segmenter (N, h, w) classes of its locations (255: ignored); of a
-            detector the boxes of each image.
+            detector the boxes of each image; of a pose estimator boxes with keypoints.
         """
 
 

@@ -37,7 +37,7 @@ class Boxes:
 
 
 # The labels that losses are computed against. Classifier: (N,) classes, or (N, C) weights of the classes; segmenter:
-# (N, h, w) classes; detector: the boxes of each image.
+# (N, h, w) classes; detector: the boxes of each image; pose estimator: these with keypoints.
 Targets: TypeAlias = Tensor | list[Boxes]
 
 
@@ -63,17 +63,21 @@ class Annotations:
 
 @dataclass(frozen=True)
 class Predictions:
-    """P predictions on N images: a classifier gives one per image, a detector any number, a segmenter one per location.
+    """P predictions on N images: a classifier gives one per image, a detector any number, a segmenter one per location,
+    a pose estimator one per keypoint of each person that it detects.
 
     Args:
         scores_PC: (P, C) class probabilities; rows sum to one. The last column of a detector is background: the
-            remainder to one for sigmoid heads.
+            remainder to one for sigmoid heads. Of a pose estimator: the probabilities of C places inside the person's
+            box.
         image_P: (P,) the image of each prediction, 0..N-1.
         num_images: N.
         boxes_P4: (P, 4) x1, y1, x2, y2 in pixels of the stored image; None without boxes.
         proposals_P4: (P, 4) the proposal that each box was refined from; None except for two-stage detectors.
         paper_score_P: (P,) the score of each box as the detector's paper defines it, where `scores_PC` holds another
             score; otherwise None.
+        points_P2: (P, 2) the place x, y of each keypoint in pixels of the stored image; None except for pose
+            estimators.
     """
 
     scores_PC: Tensor
@@ -82,6 +86,7 @@ class Predictions:
     boxes_P4: Tensor | None = None
     proposals_P4: Tensor | None = None
     paper_score_P: Tensor | None = None
+    points_P2: Tensor | None = None
 
     @property
     def confidence_P(self) -> Tensor:
@@ -100,7 +105,8 @@ class Predictions:
     @property
     def one_each(self) -> bool:
         """Whether there is exactly one prediction per image, in the order of the images, as of a classifier."""
-        return self.boxes_P4 is None and len(self.scores_PC) == self.num_images
+        has_any_number = self.boxes_P4 is not None or self.points_P2 is not None
+        return not has_any_number and len(self.scores_PC) == self.num_images
 
     def per_image(self, values_P: Tensor, how: How = "mean") -> Tensor:
         """Aggregates values of predictions to one value per image.

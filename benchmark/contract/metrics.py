@@ -1,7 +1,7 @@
 """The scores of a task: its metric, and scores of single classes. Imports no torch.
 
 A metric is declared here. Its values are computed in `Task.score`, for the kinds of task of this project by
-`vision/classification/scores.py`, `vision/detection/scores.py` and `vision/segmentation/scores.py`.
+`scores.py` in `vision/classification/`, `vision/detection/`, `vision/segmentation/` and `vision/keypoints/`.
 """
 
 from __future__ import annotations
@@ -55,9 +55,10 @@ ACCURACY = Metric("accuracy", PERCENT, margin=1.0)
 MEAN_AP = Metric("map", SHARE, digits=3, margin=0.01)
 MEAN_AP_VOC07 = Metric("voc07_map", PERCENT, margin=1.0)  # PASCAL's of 2007, which papers print in per cent
 MEAN_IOU = Metric("miou", PERCENT)
+OKS_AP = Metric("oks_ap", SHARE, digits=3, margin=0.01)
 KNOWN_METRICS = {
     metric.name: metric
-    for metric in (ACCURACY, MEAN_AP, MEAN_AP_VOC07, MEAN_IOU, Metric("ap", SHARE, digits=3, margin=0.01))
+    for metric in (ACCURACY, MEAN_AP, MEAN_AP_VOC07, MEAN_IOU, OKS_AP, Metric("ap", SHARE, digits=3, margin=0.01))
 }  # the metrics that records and published curves name
 
 

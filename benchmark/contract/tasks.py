@@ -84,7 +84,7 @@ class Task(Protocol):
 
     @property
     def metric(self) -> Metric | str:
-        """The score that tables show: a Metric, or the name of a known one: "accuracy", "map", "ap", "miou"."""
+        """The score of tables: a Metric, or the name of a known one: "accuracy", "map", "ap", "miou", "oks_ap"."""
 
     def model(self, companion: Companion | None = None) -> nn.Module:
         """Builds an untrained model, ready to load the weights of a fit.
@@ -115,7 +115,8 @@ class Task(Protocol):
         """
 
     def cost(self, indices: Indices) -> dict[str, float]:
-        """Returns the cost of labels: "images", and "boxes" for a detector. Only the harness calls it.
+        """Returns the cost of labels: "images", "boxes" for a detector, and others to be recorded. Only the harness
+        calls it.
 
         Args:
             indices: (N,) positions of the images whose labels are paid for.

@@ -257,7 +257,8 @@ class View:
     def labels(self, indices: Indices) -> Targets:
         """Returns the true labels of labelled images.
 
-        Of a classifier (N,) classes; of a detector a list of `Boxes`; of a segmenter (N, h, w) classes.
+        Of a classifier (N,) classes; of a detector a list of `Boxes`; of a segmenter (N, h, w) classes; of a pose
+        estimator a list of `Boxes` with keypoints.
 
         Args:
             indices: (N,) positions of labelled images.

@@ -1,4 +1,4 @@
-"""A library for people who write tasks and encoders: data, networks and training for three kinds of task.
+"""A library for people who write tasks and encoders: data, networks and training for four kinds of task.
 
 A task on your own data takes about ten lines: a kind of task, a recipe and labelled images (`python -m benchmark new
 task NAME` writes an example). Apart from this library, a task needs only `benchmark.api`.
@@ -6,9 +6,10 @@ task NAME` writes an example). Apart from this library, a task needs only `bench
 * `classification`: `build_task`, its `Recipe`, and `Split`, images in memory with one class each.
 * `detection`: `Detection`, its `DetectorRecipe`, and `Split`, images with boxes (`GroundTruth`).
 * `segmentation`: `Segmentation`, its `SegmenterRecipe`, and `Split`, images with one label map each.
+* `keypoints`: `PoseEstimation`, its `PoseRecipe`, and `Split`, images with boxes that have keypoints (`PoseTruth`).
 * `data`: readers of COCO's and PASCAL VOC's formats, of image folders and of label maps, which report faulty files.
 * `encoding`: features of frozen networks, cached on disk, and self-supervised training, for encoders.
-* `training`: the training engine of all three kinds: optimiser, companion, precision, checkpoints. `learning_rate`: the
+* `training`: the training engine of all kinds: optimiser, companion, precision, checkpoints. `learning_rate`: the
   learning rate over a fit.
 * `networks`: networks by name: this project's, torchvision's, timm's and pycls'. `weights`: loading files of weights.
 * `recipe_checks`: building a recipe from a task's parameters, and checking it. `pixels`: channel means of known data

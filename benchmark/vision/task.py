@@ -1,4 +1,4 @@
-"""What the classification, detection and segmentation tasks share.
+"""What the tasks of all kinds share.
 
 Shapes: N images, H x W pixels.
 """

@@ -1,4 +1,4 @@
-"""The training engine that classifiers, detectors and segmenters share.
+"""The training engine that the tasks of all kinds share.
 
 It provides parameter groups (`parameter_groups`), mixed precision (`in_precision`), the companion's loss
 (`add_companion_loss`), the SGD loop with a check that the loss stays finite (`train_sgd`), and checkpoints

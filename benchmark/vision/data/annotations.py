@@ -1,4 +1,4 @@
-"""Images with boxes, the data of a detection task, and the checks that every reader of a format shares.
+"""Images with boxes, the data of a detection or keypoint task, and the checks that every reader of a format shares.
 
 Shapes: N images, B boxes of a split, M boxes of one image, H x W pixels.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -115,7 +115,7 @@ class GroundTruth:
         """
         return int(np.diff(self.offsets_N1)[indices].sum())
 
-    def select(self, indices: Indices) -> GroundTruth:
+    def select(self, indices: Indices) -> Self:
         """The boxes of some images.
 
         Args:
@@ -124,7 +124,21 @@ class GroundTruth:
         num_N = np.diff(self.offsets_N1)[indices]
         offsets_N1 = offsets(num_N)
         rows_B = np.repeat(self.offsets_N1[indices] - offsets_N1[:-1], num_N) + np.arange(offsets_N1[-1])
-        return GroundTruth(self.corners_B4[rows_B], self.labels_B[rows_B], self.ignored_B[rows_B], offsets_N1)
+        return self.select_boxes(rows_B, offsets_N1)
+
+    def select_boxes(self, rows_B: Indices | npt.NDArray[np.bool_], offsets_N1: Indices) -> Self:
+        """Some of the boxes.
+
+        Args:
+            rows_B: The rows of the boxes, in the order of the result, or a mask of all boxes.
+            offsets_N1: The first row of each image's boxes in the result, and the number of boxes.
+        """
+        values = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "offsets_N1"}
+        by_box = {name: array_B[rows_B] for name, array_B in values.items() if isinstance(array_B, np.ndarray)}
+        return replace(self, **by_box, offsets_N1=offsets_N1)
+
+
+Truth = TypeVar("Truth", bound=GroundTruth)
 
 
 @dataclass(frozen=True)
@@ -299,7 +313,7 @@ def concatenate_splits(splits: Sequence[Split]) -> Split:
     )
 
 
-def clean_boxes(truth: GroundTruth, files: ImageFiles, source: Path, first_pixel: int = 0) -> GroundTruth:
+def clean_boxes(truth: Truth, files: ImageFiles, source: Path, first_pixel: int = 0) -> Truth:
     """Clips boxes to their images and drops those without an area; no box is enlarged.
 
     A box has an area if x1 < x2 and y1 < y2, both as its file states them and after clipping. Points, lines, boxes
@@ -341,7 +355,7 @@ def clean_boxes(truth: GroundTruth, files: ImageFiles, source: Path, first_pixel
     ]:
         LOG.warning("%s: of %d boxes %s", source, len(good_B), ", ".join(counts))
     offsets_N1 = offsets(good_B)[truth.offsets_N1]
-    return GroundTruth(corners_B4[good_B], truth.labels_B[good_B], truth.ignored_B[good_B], offsets_N1)
+    return replace(truth, corners_B4=corners_B4).select_boxes(good_B, offsets_N1)
 
 
 def has_area(corners_B4: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

@@ -48,6 +48,7 @@ class CategoryEntry(NamedTuple):
 
     id: Any
     name: Any
+    keypoints: Any = None  # names
 
 
 class AnnotationEntry(NamedTuple):
@@ -57,14 +58,17 @@ class AnnotationEntry(NamedTuple):
     category_id: Any
     bbox: Any  # x, y, width, height in pixels
     crowd: Any  # `iscrowd`: 0, 1 or another spelling, see `parse_flag`
+    keypoints: Any = None  # x, y and visibility of one keypoint after the other
+    num_keypoints: Any = None
+    area: Any = None  # in square pixels
 
 
 def read_coco_json(path: Path, folder: Path, exif: Exif = "turn") -> tuple[Split, list[str]]:
     """Reads images with boxes from a JSON file in COCO's format.
 
     Images come in the order of their ids, whatever their order in the file. Classes are numbered 0..C-1 in the order of
-    the categories' ids, which may have gaps. Boxes with iscrowd=1 are ignored in training and scoring. Outlines, areas
-    and all other fields are not read.
+    the categories' ids, which may have gaps. Boxes with iscrowd=1 are ignored in training and scoring. Outlines and
+    all other fields are not used.
 
     Args:
         path: The JSON file.
@@ -162,7 +166,8 @@ def as_annotation(value: Any) -> Any:
     """Converts a JSON object with an `image_id` into an AnnotationEntry; returns other values as they are."""
     if not isinstance(value, dict) or "image_id" not in value:
         return value
-    return AnnotationEntry(value["image_id"], value.get("category_id"), value.get("bbox"), value.get("iscrowd"))
+    keys = ("category_id", "bbox", "iscrowd", "keypoints", "num_keypoints", "area")
+    return AnnotationEntry(value["image_id"], *map(value.get, keys))
 
 
 def as_image(value: Any) -> Any:
@@ -195,7 +200,9 @@ def read_entries(path: Path) -> tuple[list[ImageEntry], list[AnnotationEntry], l
         raise ValueError(f"{path} is no COCO instances file: {requirement}")
     images, annotations = list(map(as_image, images)), list(map(as_annotation, annotations))
     categories = [
-        CategoryEntry(row["id"], row["name"]) for row in rows if isinstance(row, dict) and {"id", "name"} <= {*row}
+        CategoryEntry(row["id"], row["name"], row.get("keypoints"))
+        for row in rows
+        if isinstance(row, dict) and {"id", "name"} <= {*row}
     ]
     if not images or not categories:
         raise ValueError(

@@ -132,6 +132,6 @@ def trim_margins(glyph: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return glyph[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def are_disjoint(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+def are_disjoint(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
     """Whether two boxes (x1, y1, x2, y2) do not overlap."""
     return a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]

@@ -1,6 +1,7 @@
 """Object detection: the task on images with boxes, and the training of its detectors.
 
-* `task` is the task as strategies see it, `detection_set` the detections it collects.
+* `task` is the task as strategies see it, `detection_set` the detections it collects; `detector_task` is what it shares
+  with the keypoint task.
 * `recipe` holds the parameters of training, `training` the training loop on the engine of `benchmark.vision.training`.
 * `detectors` builds detectors by name, `detector` is their common interface; `torchvision_detectors`, `ssd` and
   `mmdet_detectors` implement it.

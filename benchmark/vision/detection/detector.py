@@ -266,6 +266,10 @@ class LayerCall:
         layer, weight = self.layer, directions[self.layer]
         if isinstance(layer, nn.Linear):
             return F.linear(self.input, weight)
+        if isinstance(layer, nn.ConvTranspose2d):
+            assert not isinstance(layer.padding, str)
+            options = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
+            return F.conv_transpose2d(self.input, weight, None, *options)
         assert isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros"
         return F.conv2d(self.input, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
 

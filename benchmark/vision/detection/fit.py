@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from benchmark.vision.data.annotations import Split
 from benchmark.vision.data_parallel import part_of_batch
 from benchmark.vision.detection.batches import BatchReader
 from benchmark.vision.detection.detector import Batch, Detector
-from benchmark.vision.detection.detectors import detector_builder
 from benchmark.vision.detection.inputs import BatchBuilder
 from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.detection.training import Step, train_detector
@@ -25,6 +24,7 @@ class DetectorFit:
     """A fit as plain data, which other processes can run too.
 
     Args:
+        build: builds the detector from the recipe, the number of classes and the file of weights.
         recipe: how the detector is built and trained.
         num_classes: C.
         weights: file of the backbone's weights; None without one.
@@ -36,6 +36,7 @@ class DetectorFit:
         checkpoint: file that holds work in progress; None without checkpoints.
     """
 
+    build: Callable[..., Detector]
     recipe: DetectorRecipe
     num_classes: int
     weights: Path | None
@@ -52,7 +53,8 @@ class DetectorFit:
         Raises:
             ValueError: training diverges.
         """
-        detector = build_network(self.recipe, self.num_classes, self.weights, self.seed, self.companion).to(device)
+        network = build_network(self.build, self.recipe, self.num_classes, self.weights, self.seed, self.companion)
+        detector = network.to(device)
         builder = BatchBuilder(self.recipe, detector.pixel_format, device)
         reader = BatchReader(self.pool.images, "pool", builder, replace(self.machine, device=device))
 
@@ -71,11 +73,13 @@ class DetectorFit:
 
 
 def build_network(
-    recipe: DetectorRecipe, num_classes: int, weights: Path | None, seed: int, companion: Companion | None
-) -> Detector:
+    build: Callable[..., Detector], recipe: DetectorRecipe, num_classes: int, weights: Path | None, seed: int,
+    companion: Companion | None,
+) -> Detector:  # fmt: skip
     """Builds a fresh detector on the CPU, in eval mode. A companion does not change its initial weights.
 
     Args:
+        build: builds the detector from the recipe, the number of classes and the file of weights.
         recipe: how it is built.
         num_classes: C.
         weights: file of the backbone's weights; None without one.
@@ -83,7 +87,7 @@ def build_network(
         companion: what the strategy trains beside the model; None without one.
     """
     with seeded(derive_seed(seed, "network")):
-        detector = detector_builder(recipe.model)(recipe, num_classes, weights)
+        detector = build(recipe, num_classes, weights)
     detector.precision = recipe.precision
     if companion is not None:
         with seeded(derive_seed(seed, "companion")):

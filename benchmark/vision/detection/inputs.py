@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.api import Boxes
+from benchmark.vision.data.poses import Poses
 from benchmark.vision.detection.detector import Batch, PixelFormat
 from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.detection.suppression import Detections
@@ -54,7 +55,9 @@ class ResizedBatch:
             if flip:
                 x1, y1, x2, y2 = corners_M4.unbind(1)
                 corners_M4 = torch.stack([width - x2, y1, width - x1, y2], 1)
-            batch_boxes.append(Boxes(corners_M4, image_boxes.labels_M))
+            if isinstance(image_boxes, Poses):
+                image_boxes = image_boxes.rescale_keypoints(factor[:2], width if flip else None)
+            batch_boxes.append(replace(image_boxes, corners_M4=corners_M4))
         return move_boxes(batch_boxes, self.batch.images_N3HW.device)
 
     def _scales_at(self, boxes: Sequence[Boxes]) -> Sequence[Tensor]:
@@ -176,13 +179,17 @@ class BatchBuilder:
 
 
 def move_boxes(boxes: Sequence[Boxes], device: torch.device) -> list[Boxes]:
-    """Moves the boxes of several images to a device, in one copy; those that are there already stay as they are."""
+    """Moves the boxes of several images to a device, in one copy of each of their tensors; those that are there already
+    stay as they are."""
     if all(image.corners_M4.device == device for image in boxes):
         return list(boxes)
-    counts = [len(image) for image in boxes]
-    corners_B4 = move(torch.cat([image.corners_M4 for image in boxes]), device)
-    labels_B = move(torch.cat([image.labels_M for image in boxes]), device)
-    return [Boxes(*pair) for pair in zip(corners_B4.split(counts), labels_B.split(counts), strict=True)]
+    counts, parts_by_name = [len(image) for image in boxes], dict[str, Sequence[Tensor]]()
+    for name in (name for name, value in vars(boxes[0]).items() if isinstance(value, Tensor)):
+        parts_by_name[name] = move(torch.cat([getattr(image, name) for image in boxes]), device).split(counts)
+    return [
+        replace(image, **{name: parts[number] for name, parts in parts_by_name.items()})
+        for number, image in enumerate(boxes)
+    ]
 
 
 def round_up_side(side: int) -> int:

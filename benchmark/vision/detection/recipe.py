@@ -75,7 +75,7 @@ class DetectorRecipe:
             raise ValueError(
                 "model=ssd300 takes images of one size: set squash=PIXELS, or min_size=0 if all images have it already"
             )
-        untrained = self.weights == "none" and self.model in TORCHVISION_MODELS and self.backbone != SMALL
+        untrained = self.weights == "none" and self.is_from_torchvision and self.backbone != SMALL
         if untrained and ((self.norm == "frozen" and self.model != SSD) or self.frozen_stages >= 0):
             change = "frozen_stages=-1" if self.model == SSD else "norm=batch,frozen_stages=-1"
             raise ValueError(
@@ -91,6 +91,11 @@ class DetectorRecipe:
     def revision(self) -> int:
         """How often this model's numbers have changed; it is added to the version of the task that has the recipe."""
         return {f"{MMDET_PREFIX}fcos": 1}.get(self.model, 0)
+
+    @property
+    def is_from_torchvision(self) -> bool:
+        """Whether torchvision builds the model, and not mmdet."""
+        return not self.model.startswith(MMDET_PREFIX)
 
     @property
     def num_convs(self) -> int:

@@ -165,12 +165,15 @@ class FasterRcnn(Detector):
 
     def loss_terms(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> dict[str, Tensor]:
         """The RPN's losses (objectness, boxes) and the head's (classes, boxes), on sampled anchors and proposals."""
-        boxes = [{"boxes": target.corners_M4, "labels": target.labels_M + 1} for target in targets]  # 0: background
-        named = self._name_levels(maps)
+        boxes, named = [self.library_target(target) for target in targets], self._name_levels(maps)
         with training_mode(self.inner.rpn, self.inner.roi_heads):
             proposals, rpn_losses = self.inner.rpn(ImageList(batch.images_N3HW, batch.sizes), named, boxes)
             _, head_losses = self.inner.roi_heads(named, proposals, batch.sizes, boxes)
         return {**rpn_losses, **head_losses}
+
+    def library_target(self, target: Boxes) -> dict[str, Tensor]:
+        """The boxes of one image as torchvision takes them; class 0 is background there."""
+        return {"boxes": target.corners_M4, "labels": target.labels_M + 1}
 
     def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
         """The sum of `loss_terms`: of the RPN's, plus of the head's, since another order would round differently."""

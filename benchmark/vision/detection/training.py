@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmark.api import Boxes, Companion, seeded
 from benchmark.vision.data_parallel import average_gradients, process_number, share_of_batch
 from benchmark.vision.detection.detector import Batch, Detector
-from benchmark.vision.detection.recipe import TORCHVISION_MODELS, DetectorRecipe
+from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.fingerprints import derive_seed
 from benchmark.vision.learning_rate import LearningRateSchedule
 from benchmark.vision.training import add_companion_loss, is_attached, parameter_groups, train_sgd
@@ -63,7 +63,7 @@ def train_detector(
     """
     steps = plan_steps(num_images, recipe, seed)
     step_loss = average_gradients(
-        StepLoss(detector, companion, len(steps), seed), uses_all_parameters=recipe.model in TORCHVISION_MODELS
+        StepLoss(detector, companion, len(steps), seed), uses_all_parameters=recipe.is_from_torchvision
     )
     lr_schedule = learning_rate_schedule(recipe, len(steps))
     train_sgd(
