@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.analysis import comparison_tables, comparisons, tables, verify
+from benchmark.analysis import class_scores, comparison_tables, comparisons, tables, verify
 from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.mean_comparisons import MeanComparison, compare_means, mean_rows
@@ -31,6 +31,7 @@ class Answer:
     remarks: list[str]  # lines printed beside the table
     num_variant_runs: int = 0  # runs that only the command `variance` uses
     round_rows: list[Row] = field(default_factory=list)  # rows of rounds.csv
+    class_rows: list[Row] = field(default_factory=list)  # rows of class_scores/NAME.csv
 
 
 def build_answers(options: AnalysisOptions, title: str = "") -> list[Answer]:
@@ -57,7 +58,8 @@ def build_answer(experiment: Experiment, options: AnalysisOptions, published: Se
         table = replace(table, faults=faults)
     task = redact(experiment.task) if options.anonymous else experiment.task
     rows = [{**row, "task": task} for row in round_rows(experiment)]
-    return Answer(table, against_reference, remarks + refusals, len(experiment.variant_runs), rows)
+    class_rows = class_scores.tidy_rows(experiment, options.level)
+    return Answer(table, against_reference, remarks + refusals, len(experiment.variant_runs), rows, class_rows)
 
 
 def compare_with_reference(experiment: Experiment, options: AnalysisOptions) -> tuple[list[Comparison], list[str]]:
@@ -90,6 +92,7 @@ def write_answers(answers: Sequence[Answer], options: AnalysisOptions) -> None:
     folder = output_folder / "tables"
     tables.write_tables([answer.table for answer in answers], folder, combine=not options.task)
     comparison_tables.write_comparisons({answer.table.title: answer.comparisons for answer in answers}, folder)
+    class_scores.write_class_scores({answer.table.title: answer.class_rows for answer in answers}, folder)
     if not options.task:  # an answer on one task must not replace the file of all tasks
         rows = [row for answer in answers for row in answer.round_rows]
         if any(row["seed"] is not None for row in rows):  # published means are in the tables already
@@ -166,6 +169,7 @@ def write_report(
     """
     from benchmark.analysis import report  # matplotlib takes a second to import
 
+    options.check_round(experiments)
     published = verify.read_published(options.published_paths)
     verdicts = verify.verify(experiments, published, options.level) if published else []
     by_title = {experiment.title: compare_with_reference(experiment, options) for experiment in experiments}
@@ -174,7 +178,9 @@ def write_report(
     with warnings.catch_warnings(record=True) as caught_warnings:
         warnings.simplefilter("always")
         comparisons_by_title = {title: rows for title, (rows, _) in by_title.items()}
-        path = report.write_report(experiments, folder, comparisons_by_title, verdicts, provenance, options.task)
+        path = report.write_report(
+            experiments, folder, comparisons_by_title, verdicts, provenance, options.task, options.round
+        )
     texts = {str(warning.message) for warning in caught_warnings}
     notes = {report.MISSING_GLYPHS_NOTE if "missing from font" in text else text for text in texts}
     return path, remarks + sorted(notes)

@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmark.analysis import audit, comparison_tables
+from benchmark.analysis import audit, class_scores, comparison_tables
+from benchmark.analysis.class_scores import ClassScore
 from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.figures import all_figures, style
@@ -67,6 +68,8 @@ class Section:
     against: str
     sentences: list[str]  # the verdicts in plain words
     comparisons_note: str  # explains the columns of the comparisons
+    class_rows: list[dict[str, object]]  # a row for each class
+    classes_note: str  # explains its columns
     figures: list[tuple[str, str]]  # caption, data URI
     records: list[tuple[str, str, list[tuple[str, str]]]]  # anchor, strategy, (seed, link) of its cells
     purchases: list[tuple[str, list[str]]]  # strategy and seed; a line per round with the files it bought
@@ -75,7 +78,7 @@ class Section:
 
 def write_report(
     experiments: Sequence[Experiment], folder: Path, comparisons: Mapping[str, Sequence[Comparison]],
-    verdicts: Sequence[Verdict], provenance: Mapping[str, Any], task: str = "",
+    verdicts: Sequence[Verdict], provenance: Mapping[str, Any], task: str = "", number: int | None = None,
 ) -> Path:  # fmt: skip
     """Writes `report.html` and `figures/*.png`, `.svg` and `.pdf` into a folder.
 
@@ -87,19 +90,20 @@ def write_report(
         provenance: what `collect_provenance` returns, and the `level` of the intervals.
         task: the only task that the page shows. Its page is `report-TASK.html`, with its figures in `figures-TASK`, so
             that it does not overwrite the page of all tasks.
+        number: the round of the scores of single classes; None: the last one.
 
     Returns:
         The path of the page.
     """
-    data_uris = {}
-    for stem, figure in all_figures.draw_figures(experiments, read_galleries(experiments)).items():
+    data_uris, level = {}, provenance["level"]
+    for stem, figure in all_figures.draw_figures(experiments, read_galleries(experiments), number, level).items():
         data_uris[stem] = data_uri(style.save_figure(figure, folder / figures_folder(task) / stem))
     names = [slug(experiment.title) for experiment in experiments]
     anonymous = provenance["anonymous"]
     sections = [
         build_section(
             experiment, comparisons.get(experiment.title, ()), experiment_figures(data_uris, name, names), folder,
-            anonymous,
+            anonymous, class_scores.compare_by_metric(experiment, number, level), level,
         )
         for experiment, name in zip(experiments, names, strict=True)
     ]  # fmt: skip
@@ -163,9 +167,16 @@ CAPTIONS = {
     "pool": "The pool, laid out by t-SNE: images with similar features, from the model of round 0, are close. "
     "Coloured: what was bought, by round",
     "bought": "The first images bought, a row for each round",
+    "class_scores": "Scores of single classes: each strategy minus the reference, sorted; beside the name the score of "
+    "the reference. Blue: the whole interval is better than the reference, orange: worse, of each class alone: not "
+    "corrected for their number",
     "seconds": "Seconds that one selection takes: a mark for each run, a bar at their mean",
 }
-WIDE_CAPTIONS = {CAPTIONS["overlap"], CAPTIONS["penalties"]}  # figures that take the page's width
+WIDE_CAPTIONS = {
+    CAPTIONS["overlap"],
+    CAPTIONS["penalties"],
+    CAPTIONS["class_scores"],
+}  # figures that take the page's width
 MISSING_GLYPHS_NOTE = (
     "figures: the font lacks characters of some names; PNG and PDF files show boxes instead, SVG files and the page "
     "the names"
@@ -212,7 +223,7 @@ def read_galleries(experiments: Sequence[Experiment]) -> dict[str, Gallery]:
 
 def build_section(
     experiment: Experiment, comparisons: Sequence[Comparison], figures: list[tuple[str, str]], folder: Path,
-    anonymous: bool,
+    anonymous: bool, classes: Sequence[ClassScore], level: float,
 ) -> Section:  # fmt: skip
     """Builds the section of one experiment."""
     table, anchor = build_table(experiment), slug(experiment.title)
@@ -226,7 +237,9 @@ def build_section(
         comparisons=comparison_tables.display_rows(comparisons, table.metric.digits),
         against=comparisons[0].against if comparisons else "",
         sentences=[comparison.sentence for comparison in comparisons],
-        comparisons_note=comparison_tables.explain_columns(comparisons) if comparisons else "", figures=figures,
+        comparisons_note=comparison_tables.explain_columns(comparisons) if comparisons else "",
+        class_rows=class_scores.display_rows(classes, class_scores.num_digits(experiment)),
+        classes_note=class_scores.explain_columns(classes, level) if classes else "", figures=figures,
         records=list(record_links(experiment, folder, anchor, anonymous)),
         purchases=list(purchased_files(experiment)), anchor=anchor,
     )  # fmt: skip

@@ -14,6 +14,7 @@ import typer
 from benchmark.analysis import (
     answers,
     audit,
+    class_scores,
     comparison_tables,
     explain,
     savings,
@@ -152,6 +153,21 @@ def compare_command(
     say_variants_of(experiments)
 
 
+def classes_command(arguments: Arguments = None) -> None:
+    """Show the scores of single classes: of strategy=A, and how far from against=B, in the last round or round=N."""
+    options = parse_options(arguments or [], "classes")
+    experiments = options.read_experiments()
+    compared = options.compare_classes(experiments)
+    if options.format == "json":
+        rows = [class_scores.tidy_row(experiment, row, options.level) for experiment, own in compared for row in own]
+        print_rows("", rows, "json")
+    else:
+        for experiment, own in compared:
+            lines = class_scores.display_rows(own, class_scores.num_digits(experiment))
+            print_rows(experiment.title, lines, note=class_scores.explain_columns(own, options.level))
+    say_variants_of(experiments)
+
+
 def seconds_command(arguments: Arguments = None) -> None:
     """Show the seconds that each strategy took: training, selection, computing encodings, scoring."""
     options = parse_options(arguments or [], "seconds")
@@ -285,5 +301,6 @@ def published_rows() -> list[Row]:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "status": status_command, "tables": tables_command, "savings": savings_command, "compare": compare_command,
+    "classes": classes_command,
     "explain": explain_command, "verify": verify_command, "report": report_command, "seconds": seconds_command,
 }  # fmt: skip

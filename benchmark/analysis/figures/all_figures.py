@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from benchmark.analysis.curves import Experiment
+from benchmark.analysis.figures.classes import class_differences
 from benchmark.analysis.figures.curves import learning_curves, savings_curve
 from benchmark.analysis.figures.gallery import Gallery
 from benchmark.analysis.figures.ranking import penalty_matrix, rank_diagram
@@ -25,12 +26,16 @@ from benchmark.analysis.figures.style import strategy_styles
 from benchmark.text.words import slug
 
 
-def draw_figures(experiments: Sequence[Experiment], galleries: Mapping[str, Gallery]) -> dict[str, Figure]:
+def draw_figures(
+    experiments: Sequence[Experiment], galleries: Mapping[str, Gallery], number: int | None = None, level: float = 0.95
+) -> dict[str, Figure]:
     """Draws all figures of these experiments. Savings are against the reference of each experiment.
 
     Args:
         experiments: recorded or published.
         galleries: the images of the pools, by title of the experiment.
+        number: the round of the scores of single classes; None: the last one.
+        level: the confidence level of their intervals.
 
     Returns:
         The figures by the stem of their files.
@@ -45,6 +50,7 @@ def draw_figures(experiments: Sequence[Experiment], galleries: Mapping[str, Gall
         figures |= {f"{stem}-curves-{axis}": learning_curves(experiment, styles, axis) for axis in ("images", "boxes")}
         if experiment.reference:
             figures[f"{stem}-savings"] = savings_curve(experiment, styles, experiment.reference)
+        figures[f"{stem}-class_scores"] = class_differences(experiment, number, level)
         figures[f"{stem}-overlap"] = overlap_heat_maps(experiment)
         figures[f"{stem}-seconds"] = selection_seconds(experiment, styles)
         if gallery := galleries.get(experiment.title):
