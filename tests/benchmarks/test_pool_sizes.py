@@ -1,7 +1,7 @@
 """Times selections from pools of growing size: the page fits the power of the size that their time grows with.
 
 Times are CPU seconds on one thread. Features are given, so that no network runs: its passes over the pool would add a
-time in proportion to the pool. As in a run of growing data sets, labels, held-out images and the budget are each a
+time in proportion to the pool. As with larger and larger data sets, labels, held-out images and the budget are each a
 fiftieth of the pool.
 """
 
@@ -20,6 +20,7 @@ from benchmark.api import Companion, View, find_strategy
 from benchmark.plugins import discovery
 from tests._stand_in import C, Layers, StandIn
 
+GROUP = "selection by size of the pool: a fiftieth labelled and as many bought, 512 features given"
 SIZES, SHARE, WIDTH = (2_000, 4_000, 8_000, 16_000, 32_000), 50, 512
 STRATEGIES = ("random", "entropy", "isal[depth=10,repeats=1]", "coreset", "badge")
 # chains of 10 steps instead of 4 x 250: their time does not depend on the pool, and would hide what does
@@ -49,7 +50,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.benchmark(group="selection by size of the pool", timer=time.process_time)
+@pytest.mark.benchmark(group=GROUP, timer=time.process_time)
 @pytest.mark.parametrize("num_pool", SIZES)
 @pytest.mark.parametrize("label", STRATEGIES)
 def test_selection(benchmark: BenchmarkFixture, label: str, num_pool: int) -> None:
