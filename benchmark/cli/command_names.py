@@ -10,6 +10,7 @@ LIST_KINDS = ("strategies", "tasks", "encoders", "grids", "settings", "published
 VERBS = (
     "run", "variance", "list", "new", "check", "status", "tables", "savings", "compare", "explain", "verify", "report",
     "seconds",
+    "classes",
 )  # fmt: skip
 
 

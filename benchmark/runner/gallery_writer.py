@@ -152,7 +152,7 @@ def choose_images(purchases: Sequence[Indices], num_pool: int, seed: int) -> Ind
 
 
 def label_arrays(annotations: Annotations, num_pool: int) -> dict[str, npt.NDArray[Any]]:
-    """Returns the class of each image, or the class and size of each box."""
+    """Returns the class of each image, or the class, size and overlap of each box."""
     empty = np.empty(0, np.int64)
     arrays: dict[str, npt.NDArray[Any]] = {"classes_C": np.array(annotations.classes, np.str_)}
     if annotations.side_L is None:
@@ -160,6 +160,8 @@ def label_arrays(annotations: Annotations, num_pool: int) -> dict[str, npt.NDArr
         by_image[annotations.image_L] = annotations.class_L
         return {**arrays, "labels_P": by_image, "box_image_M": empty, "box_class_M": empty, "box_side_M": empty}
     sides_M = annotations.side_L.astype(np.float32)
+    if annotations.overlap_L is not None:
+        arrays["box_overlap_M"] = annotations.overlap_L.astype(np.float32)
     arrays |= {"box_image_M": annotations.image_L, "box_class_M": annotations.class_L, "box_side_M": sides_M}
     return {**arrays, "labels_P": empty}
 

@@ -17,6 +17,7 @@ from benchmark.analysis.figures.ranking import penalty_matrix, rank_diagram
 from benchmark.analysis.figures.seconds import selection_seconds
 from benchmark.analysis.figures.selections import (
     bought_classes,
+    bought_overlaps,
     bought_sizes,
     contact_sheet,
     overlap_heat_maps,
@@ -65,6 +66,7 @@ def draw_gallery_figures(experiment: Experiment, gallery: Gallery) -> dict[str, 
     figures = {
         "classes": bought_classes(experiment, gallery),
         "sizes": bought_sizes(experiment, gallery),
+        "overlaps": bought_overlaps(experiment, gallery),
         "pool": pool_map(experiment, gallery),
     }
     return figures | {f"bought-{slug(name)}": contact_sheet(experiment, gallery, name) for name in experiment.curves}

@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
 
+from benchmark.analysis.bought_boxes import label_unit, selected_images
 from benchmark.analysis.curves import Experiment, Floats, Run, mean_over_runs
 from benchmark.analysis.figures.gallery import Gallery
 from benchmark.analysis.figures.style import (
@@ -44,11 +45,7 @@ from benchmark.text.words import shorten_names
 MAX_HEAT_MAPS = 4  # the last rounds, in the figure of overlaps
 MAX_NAMED_CLASSES = 20  # more classes are numbered
 MAX_CLASS_NAME = 24  # characters
-
-
-def selected_images(run: Run, last: float = math.inf) -> list[int]:
-    """The pool positions that a run bought after round 0, up to round `last`."""
-    return [position for record in run.records if 0 < record.round <= last for position in record.bought]
+NO_OVERLAP = 0.05  # width of the bar of boxes that overlap none, in the figure of overlaps
 
 
 def lowest_seed_runs(experiment: Experiment) -> dict[str, Run]:
@@ -159,14 +156,6 @@ def bought_classes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     return figure
 
 
-def label_unit(experiment: Experiment) -> str:
-    """The unit of which an image has several: boxes, or regions, where boxes are not paid for.
-
-    A region is all pixels of one class in an image.
-    """
-    return "boxes" if experiment.counts_boxes else "regions"
-
-
 def name_classes(figure: Figure, grid: Sequence[Axes], gallery: Gallery) -> None:
     """Writes the names of the classes below the plots; many classes are numbered instead."""
     num_classes = len(gallery.classes_C)
@@ -190,22 +179,57 @@ def bought_sizes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     Returns:
         The figure; None if nothing was bought, or images have one label each.
     """
-    sizes = {
-        name: gallery.box_side_M[np.isin(gallery.box_image_M, selected_images(run))]
-        for name, run in lowest_seed_runs(experiment).items()
-    }
-    if not sizes or not len(gallery.box_side_M):
-        return None
-    titles, unit = [f"{name} ({len(values)})" for name, values in sizes.items()], label_unit(experiment)
-    figure, grid = panels(titles, 3, 2.6, 1.35, sharex=True, sharey=True)
     edges = np.histogram_bin_edges(gallery.box_side_M, 24).astype(np.float64)
-    pool_counts = np.histogram(gallery.box_side_M, edges)[0]
-    for axes, values in zip(grid, sizes.values(), strict=True):
-        draw_histogram(axes, edges, np.histogram(values, edges)[0], pool_counts)
+    return draw_boxes_bought(experiment, gallery, gallery.box_side_M, edges, "sizes", "root of the area (pixels)")
+
+
+@with_style
+def bought_overlaps(experiment: Experiment, gallery: Gallery) -> Figure | None:
+    """Draws how far the boxes that each strategy bought after round 0 overlap another box of their image.
+
+    The first bar are boxes that overlap none.
+
+    Returns:
+        The figure; None if nothing was bought, or the gallery has no overlaps.
+    """
+    edges = np.linspace(-NO_OVERLAP, 1, 22, dtype=np.float64)
+    values_M = np.where(gallery.box_overlap_M > 0, gallery.box_overlap_M, -NO_OVERLAP / 2)
+    label = "largest IoU with another box of the image"
+    figure = draw_boxes_bought(experiment, gallery, values_M, edges, "overlaps", label)
+    for axes in figure.axes if figure is not None else ():
+        axes.set_xticks([-NO_OVERLAP / 2, 0.25, 0.5, 0.75, 1], ["none", "0.25", "0.5", "0.75", "1"])
+    return figure
+
+
+def draw_boxes_bought(
+    experiment: Experiment, gallery: Gallery, values_M: npt.NDArray[Any], edges: Floats, what: str, label: str
+) -> Figure | None:
+    """Draws the histogram of a property of boxes: of those that each strategy bought, and of the whole pool.
+
+    Args:
+        experiment: whose purchases are drawn.
+        gallery: of its pool.
+        values_M: the property of each box of the pool; empty if it is not known.
+        edges: of the bins.
+        what: the name of the property, in the title.
+        label: of the axis.
+    """
+    values = {
+        name: values_M[np.isin(gallery.box_image_M, selected_images(run))]
+        for name, run in lowest_seed_runs(experiment).items()
+        if len(values_M)
+    }
+    if not values:
+        return None
+    titles, unit = [f"{name} ({len(own)})" for name, own in values.items()], label_unit(experiment)
+    figure, grid = panels(titles, 3, 2.6, 1.35, sharex=True, sharey=True)
+    pool_counts = np.histogram(values_M, edges)[0]
+    for axes, own in zip(grid, values.values(), strict=True):
+        draw_histogram(axes, edges, np.histogram(own, edges)[0], pool_counts)
     figure.supylabel(f"% of {unit}", fontsize=9)
-    figure.supxlabel("root of the area (pixels)", fontsize=9)
+    figure.supxlabel(label, fontsize=9)
     add_title(
-        figure, f"{experiment.title}: sizes of the {unit} bought after round 0",
+        figure, f"{experiment.title}: {what} of the {unit} bought after round 0",
         f"runs of the lowest seed; in brackets: how many {unit}", "outline: the whole pool",
     )  # fmt: skip
     return figure
