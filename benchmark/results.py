@@ -197,7 +197,7 @@ class Results:
         Args:
             to: the folder of `report.html` and `figures/`; it is created if missing.
             against: records of papers to compare with, as `published`; "": none.
-            round: the round of the scores of single classes; None: the last one.
+            round: the round of the scores of single classes, None: the last one; and of the map of the pool, None: 0.
             level: confidence level of intervals and tests.
             anonymous: leave out folders, user, host and commit.
 

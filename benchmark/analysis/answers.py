@@ -12,6 +12,7 @@ from benchmark.analysis import bought_boxes, class_scores, comparison_tables, co
 from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.figures.gallery import read_gallery
+from benchmark.analysis.figures.pool_features import describe_missing
 from benchmark.analysis.mean_comparisons import MeanComparison, compare_means, mean_rows
 from benchmark.analysis.options import AnalysisOptions
 from benchmark.analysis.rounds_csv import Row, round_rows
@@ -185,6 +186,7 @@ def write_report(
     verdicts = verify.verify(experiments, published, options.level) if published else []
     by_title = {experiment.title: compare_with_reference(experiment, options) for experiment in experiments}
     remarks = [line for _, refusals in by_title.values() for line in refusals]
+    remarks += describe_missing(experiments, options.round)
     provenance = report.collect_provenance(experiments, arguments, options.anonymous) | {"level": options.level}
     with warnings.catch_warnings(record=True) as caught_warnings:
         warnings.simplefilter("always")

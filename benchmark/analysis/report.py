@@ -92,7 +92,7 @@ def write_report(
         provenance: what `collect_provenance` returns, and the `level` of the intervals.
         task: the only task that the page shows. Its page is `report-TASK.html`, with its figures in `figures-TASK`, so
             that it does not overwrite the page of all tasks.
-        number: the round of the scores of single classes; None: the last one.
+        number: the round of the scores of single classes, None: the last one; and of the map of the pool, None: 0.
 
     Returns:
         The path of the page.
@@ -169,8 +169,8 @@ CAPTIONS = {
     "sizes": "Sizes of the boxes, or of the regions of a class, bought after round 0; the outline is the whole pool",
     "overlaps": "Overlap of the boxes bought after round 0: the largest IoU of each with another box of its image; the "
     "outline is the whole pool",
-    "pool": "The pool, laid out by t-SNE: images with similar features, from the model of round 0, are close. "
-    "Coloured: what was bought, by round",
+    "pool": "The pool, laid out by t-SNE: images with similar features, from the models of the round that it "
+    "names, are close. Coloured: what was bought, by round",
     "bought": "The first images bought, a row for each round",
     "class_scores": "Scores of single classes: each strategy minus the reference, sorted; beside the name the score of "
     "the reference. Blue: the whole interval is better than the reference, orange: worse, of each class alone: not "

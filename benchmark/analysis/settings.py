@@ -42,7 +42,10 @@ class AnalysisSettings:
     against: Annotated[
         str, "for savings and classes: strategies to compare with; for other commands: published curves"
     ] = ""
-    round: Annotated[int | None, "the round of the scores of single classes; null: the last one"] = None
+    round: Annotated[
+        int | None,
+        "the round of the scores of classes, null: the last one; and of the map of the pool, null: 0 (see embed_round)",
+    ] = None
     reference: Annotated[str, "the strategy that others are compared with; the experiment's own if empty"] = ""
     at: Annotated[str, "the score at which curves are compared: final, curve, SCORE or band:LOW,HIGH"] = ""
     cost: Annotated[

@@ -29,10 +29,11 @@ from benchmark.analysis.options import PUBLISHED_FOLDER, AnalysisOptions, parse_
 from benchmark.analysis.savings import Saving, finite_or_none
 from benchmark.analysis.verify import Verdict
 from benchmark.cli.device_commands import show_devices
+from benchmark.cli.display import show_activity
 from benchmark.cli.help import CommandWithSettings
 from benchmark.cli.processes import map_in_processes
 from benchmark.cli.status_command import Arguments, say_variants, status_command
-from benchmark.cli.terminal import print_paragraphs, print_rows, print_table, say
+from benchmark.cli.terminal import err, print_paragraphs, print_rows, print_table, say
 from benchmark.records import versions
 from benchmark.text.escaping import escape_surrogates, make_visible
 from benchmark.text.words import plural
@@ -252,7 +253,8 @@ def report_command(arguments: Arguments = None) -> None:
     experiments = options.read_experiments()
     if options.to:
         options.output_folder.mkdir(parents=True, exist_ok=True)
-    path, remarks = answers.write_report(experiments, options, options.output_folder, arguments or [])
+    with show_activity(err):
+        path, remarks = answers.write_report(experiments, options, options.output_folder, arguments or [])
     for line in remarks:
         say(line)
     say_variants_of(experiments)

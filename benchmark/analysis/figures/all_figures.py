@@ -35,7 +35,7 @@ def draw_figures(
     Args:
         experiments: recorded or published.
         galleries: the images of the pools, by title of the experiment.
-        number: the round of the scores of single classes; None: the last one.
+        number: the round of the scores of single classes, None: the last one; and of the map of the pool, None: 0.
         level: the confidence level of their intervals.
 
     Returns:
@@ -55,18 +55,20 @@ def draw_figures(
         figures[f"{stem}-overlap"] = overlap_heat_maps(experiment)
         figures[f"{stem}-seconds"] = selection_seconds(experiment, styles)
         if gallery := galleries.get(experiment.title):
-            of_gallery = draw_gallery_figures(experiment, gallery)
+            of_gallery = draw_gallery_figures(experiment, gallery, number)
             figures |= {f"{stem}-{name}": figure for name, figure in of_gallery.items()}
     figures |= {"penalties": penalty_matrix(experiments), "ranks": rank_diagram(experiments)}
     return {stem: figure for stem, figure in figures.items() if figure is not None}
 
 
-def draw_gallery_figures(experiment: Experiment, gallery: Gallery) -> dict[str, Figure | None]:
+def draw_gallery_figures(
+    experiment: Experiment, gallery: Gallery, number: int | None = None
+) -> dict[str, Figure | None]:
     """Draws the figures of what was bought, by the last part of their stems."""
     figures = {
         "classes": bought_classes(experiment, gallery),
         "sizes": bought_sizes(experiment, gallery),
         "overlaps": bought_overlaps(experiment, gallery),
-        "pool": pool_map(experiment, gallery),
+        "pool": pool_map(experiment, gallery, number),
     }
     return figures | {f"bought-{slug(name)}": contact_sheet(experiment, gallery, name) for name in experiment.curves}

@@ -9,7 +9,7 @@ import lzma
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -71,7 +71,7 @@ class Gallery:
                     raise ValueError("no zip file")
                 handle.seek(0)
                 with np.load(handle, allow_pickle=False) as file:
-                    check_forms(file.zip)
+                    check_forms(file.zip, ARRAY_FORMS)
                     names = [field.name for field in fields(cls)]
                     arrays = {name: file[name] for name in names if name in file or name not in OLDER_RELEASES_LACK}
                     recorded_digest = str(file["digest"]) if "digest" in file else None  # None: an older release
@@ -120,15 +120,19 @@ class Gallery:
         return self.labels_P[list(images)]
 
 
-def check_forms(archive: zipfile.ZipFile) -> None:
-    """Checks the headers of a gallery's arrays before the arrays take memory.
+def check_forms(archive: zipfile.ZipFile, forms: Mapping[str, tuple[str, int]]) -> None:
+    """Checks the headers of a file's arrays before the arrays take memory.
+
+    Args:
+        archive: the file.
+        forms: the kinds of dtypes and the number of dimensions of each array.
 
     Raises:
-        ValueError: an array has a dtype or a shape that a gallery's cannot have, or its size does not fit its shape.
+        ValueError: an array has another dtype or number of dimensions, or its size does not fit its shape.
     """
     if (total := sum(member.file_size for member in archive.infolist())) > LARGEST_GALLERY:
         raise ValueError(f"it would take {total / 2**30:,.0f} GiB, and {LARGEST_GALLERY / 2**30:.0f} at most")
-    for name, (kinds, num_dimensions) in ARRAY_FORMS.items():
+    for name, (kinds, num_dimensions) in forms.items():
         if name in OLDER_RELEASES_LACK and f"{name}.npy" not in archive.namelist():
             continue
         with archive.open(f"{name}.npy") as handle:

@@ -6,7 +6,7 @@ Shapes: A strategies, S runs (seeds), N images with a thumbnail, K boxes on one 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -17,11 +17,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from sklearn.manifold import TSNE
 
 from benchmark.analysis.bought_boxes import label_unit, selected_images
 from benchmark.analysis.curves import Experiment, Floats, Run, mean_over_runs
 from benchmark.analysis.figures.gallery import Gallery
+from benchmark.analysis.figures.pool_features import read_pool_features
 from benchmark.analysis.figures.style import (
     BLUE,
     FAINT,
@@ -38,13 +38,14 @@ from benchmark.analysis.figures.style import (
     text_extent,
     with_style,
 )
-from benchmark.seeds import seed
+from benchmark.analysis.figures.tsne import tsne_positions
 from benchmark.text.escaping import make_visible
 from benchmark.text.words import shorten_names
 
 MAX_HEAT_MAPS = 4  # the last rounds, in the figure of overlaps
 MAX_NAMED_CLASSES = 20  # more classes are numbered
 MAX_CLASS_NAME = 24  # characters
+MAX_VECTOR_DOTS = 200  # bought in one round: more are drawn as pixels
 NO_OVERLAP = 0.05  # width of the bar of boxes that overlap none, in the figure of overlaps
 
 
@@ -235,49 +236,67 @@ def draw_boxes_bought(
     return figure
 
 
-def tsne_positions(features_ND: npt.NDArray[Any]) -> Floats:
-    """(N, 2): positions by t-SNE; the same features always have the same positions."""
-    perplexity = min(30.0, (len(features_ND) - 1) / 3)
-    tsne = TSNE(perplexity=perplexity, random_state=seed("figures", "t-SNE") % 2**32)
-    return np.asarray(tsne.fit_transform(features_ND.astype(np.float32)), np.float64)
-
-
 @with_style
-def pool_map(experiment: Experiment, gallery: Gallery) -> Figure | None:
+def pool_map(experiment: Experiment, gallery: Gallery, number: int | None = None) -> Figure | None:
     """Draws the pool by t-SNE of its features, and in colour what each strategy bought by round (Figure 5 of ISAL).
 
     It shows the purchases after round 0 of each strategy's run of the lowest seed.
 
+    Args:
+        experiment: whose purchases are drawn.
+        gallery: has the features of some images by the model of round 0.
+        number: a round whose features of the whole pool are drawn where a run stored them.
+
     Returns:
-        The figure; None if nothing was bought, or the gallery has fewer than five images or two features.
+        The figure; None if nothing was bought, or there are features of fewer than five images, or fewer than two.
     """
-    runs, row_by_position = lowest_seed_runs(experiment), gallery.row_by_position
-    if not runs or len(gallery.features_ND) < 5 or gallery.features_ND.shape[1] < 2:
+    runs = lowest_seed_runs(experiment)
+    features = read_pool_features(experiment, number or 0)
+    if features is not None:
+        names = {str(name): int(model) for name, model in zip(features.strategies_A, features.model_A, strict=True)}
+        runs = {name: run for name, run in runs.items() if name in names}
+        positions_N, features_MND = features.positions_N, features.features_MND
+    else:
+        names, positions_N = dict.fromkeys(runs, 0), gallery.shown_N
+        features_MND = gallery.features_ND[None].astype(np.float32)
+    if not runs or features_MND.shape[1] < 5 or features_MND.shape[2] < 2:
         return None
-    xy_N2 = tsne_positions(gallery.features_ND)
+    layouts = {model: tsne_positions(features_MND[model]) for model in {names[name] for name in runs}}
+    row_by_position = {int(position): row for row, position in enumerate(positions_N)}
     rounds = selection_rounds(runs.values())
     colours = dict(zip(rounds, matplotlib.colormaps["plasma"](np.linspace(0, 0.85, len(rounds))), strict=True))
     figure, grid = panels(list(runs), 4, 2.2, 2.1)
-    for axes, run in zip(grid, runs.values(), strict=True):
-        axes.scatter(xy_N2[:, 0], xy_N2[:, 1], s=3, color=FAINT, linewidth=0, rasterized=True)
-        for record in run.records:
-            rows = [row_by_position[position] for position in record.bought if position in row_by_position]
-            if rows and record.round:
-                axes.scatter(xy_N2[rows, 0], xy_N2[rows, 1], s=9, color=[colours[record.round]], linewidth=0)
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
+    for axes, (name, run) in zip(grid, runs.items(), strict=True):
+        draw_purchases(axes, layouts[names[name]], row_by_position, run, colours)
+    num_pool = max(run.header.num_pool for run in runs.values() if run.header)
     handles = [Line2D([], [], color=colours[number], marker="o", linestyle="") for number in rounds]
     figure.set_figwidth(figure.get_figwidth() + 1)
     add_legend(figure, handles, [f"round {number}" for number in rounds])
     add_title(
         figure,
         f"{experiment.title}: what was bought",
-        "t-SNE of round 0's features",
-        f"{len(xy_N2):,} of the pool's {max(run.header.num_pool for run in runs.values() if run.header):,} images",
+        f"t-SNE of round {number if features is not None and number else 0}'s features",
+        "each strategy's own model" * (len(layouts) > 1),
+        f"{len(positions_N):,} of the pool's {num_pool:,} images",
         "runs of the lowest seed",
         free=1.0,
     )
     return figure
+
+
+def draw_purchases(
+    axes: Axes, xy_N2: Floats, row_by_position: Mapping[int, int], run: Run, colours: Mapping[int, Any]
+) -> None:
+    """Draws a pool, and in colour what a run bought in each round; the more images, the smaller their dots."""
+    shrink = min(1.0, (1_000 / len(xy_N2)) ** 0.5)
+    axes.scatter(xy_N2[:, 0], xy_N2[:, 1], s=3 * shrink, color=FAINT, linewidth=0, rasterized=True)
+    for record in run.records:
+        rows = [row_by_position[position] for position in record.bought if position in row_by_position]
+        if rows and record.round:
+            colour, many = colours[record.round], len(rows) > MAX_VECTOR_DOTS
+            axes.scatter(xy_N2[rows, 0], xy_N2[rows, 1], s=9 * shrink, color=[colour], linewidth=0, rasterized=many)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 @with_style
