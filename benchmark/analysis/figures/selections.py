@@ -45,6 +45,7 @@ from benchmark.text.words import shorten_names
 MAX_HEAT_MAPS = 4  # the last rounds, in the figure of overlaps
 MAX_NAMED_CLASSES = 20  # more classes are numbered
 MAX_CLASS_NAME = 24  # characters
+LONGEST_LEVEL_NAME = 2  # characters: longer names of classes are turned by 90 degrees
 MAX_VECTOR_DOTS = 200  # bought in one round: more are drawn as pixels
 NO_OVERLAP = 0.05  # width of the bar of boxes that overlap none, in the figure of overlaps
 
@@ -166,9 +167,11 @@ def name_classes(figure: Figure, grid: Sequence[Axes], gallery: Gallery) -> None
         return
     names = shorten_names([make_visible(str(name)) for name in gallery.classes_C], MAX_CLASS_NAME)
     grid[0].set_xticks(range(num_classes), names)
-    figure.set_figheight(figure.get_figheight() + text_extent(names)[0] * math.ceil(len(grid) / 3))
+    is_level = max(map(len, names)) <= LONGEST_LEVEL_NAME
+    if not is_level:
+        figure.set_figheight(figure.get_figheight() + text_extent(names)[0] * math.ceil(len(grid) / 3))
     for axes in grid:
-        axes.tick_params("x", labelrotation=90, labelsize=7, length=0)
+        axes.tick_params("x", labelrotation=0 if is_level else 90, labelsize=7, length=0)
 
 
 @with_style
@@ -191,8 +194,10 @@ def bought_overlaps(experiment: Experiment, gallery: Gallery) -> Figure | None:
     The first bar are boxes that overlap none.
 
     Returns:
-        The figure; None if nothing was bought, or the gallery has no overlaps.
+        The figure; None if nothing was bought, or no box of the pool overlaps another, as far as the gallery knows.
     """
+    if not gallery.box_overlap_M.any():
+        return None
     edges = np.linspace(-NO_OVERLAP, 1, 22, dtype=np.float64)
     values_M = np.where(gallery.box_overlap_M > 0, gallery.box_overlap_M, -NO_OVERLAP / 2)
     label = "largest IoU with another box of the image"
