@@ -131,8 +131,8 @@ def test_the_figure_is_sorted_and_colours_what_an_interval_decides(tmp_path: Pat
     figure = got(figure_classes.class_differences(experiment))
     (axes,) = figure.axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert labels[0].startswith("cat  ")
-    assert {label.split("  ")[0] for label in labels} == set(NAMES)
+    assert labels[0].startswith("cat: ")
+    assert {label.split(": ")[0] for label in labels} == set(NAMES)
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     heights = [float(np.asarray(line.get_xdata())[0]) for line in dots]
     assert heights == sorted(heights, reverse=True)

@@ -177,11 +177,9 @@ CAPTIONS = {
     "corrected for their number",
     "seconds": "Seconds that one selection takes: a mark for each run, a bar at their mean",
 }
-WIDE_CAPTIONS = {
-    CAPTIONS["overlap"],
-    CAPTIONS["penalties"],
-    CAPTIONS["class_scores"],
-}  # figures that take the page's width
+WIDE_CAPTIONS = {  # figures that take the page's width
+    CAPTIONS[kind] for kind in ("overlap", "penalties", "class_scores", "classes", "sizes", "overlaps", "pool")
+}
 MISSING_GLYPHS_NOTE = (
     "figures: the font lacks characters of some names; PNG and PDF files show boxes instead, SVG files and the page "
     "the names"

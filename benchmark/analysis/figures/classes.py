@@ -85,7 +85,7 @@ def label_classes(levels: Mapping[str, float], digits: int) -> dict[str, str]:
     """The label of each class: its name, shortened, and the score of the reference."""
     short = shorten_names([make_visible(name) for name in levels], MAX_CLASS_NAME)
     return {
-        name: f"{text}  {level:.{digits}f}" if math.isfinite(level) else text
+        name: f"{text}: {level:.{digits}f}" if math.isfinite(level) else text
         for (name, level), text in zip(levels.items(), short, strict=True)
     }
 
