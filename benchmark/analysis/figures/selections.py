@@ -42,7 +42,7 @@ from benchmark.analysis.figures.tsne import tsne_positions
 from benchmark.text.escaping import make_visible
 from benchmark.text.words import shorten_names
 
-MAX_HEAT_MAPS = 4  # the last rounds, in the figure of overlaps
+MAX_HEAT_MAPS, MANY_STRATEGIES = 4, 12  # the last rounds, in the figure of overlaps: of many strategies only one
 MAX_NAMED_CLASSES = 20  # more classes are numbered
 MAX_CLASS_NAME = 24  # characters
 LONGEST_LEVEL_NAME = 2  # characters: longer names of classes are turned by 90 degrees
@@ -92,7 +92,7 @@ def overlap_heat_maps(experiment: Experiment) -> Figure | None:
     names = list(lowest_seed_runs(experiment))
     if len(names) < 2:
         return None
-    rounds = selection_rounds(experiment.runs)[-MAX_HEAT_MAPS:]
+    rounds = selection_rounds(experiment.runs)[-(MAX_HEAT_MAPS if len(names) <= MANY_STRATEGIES else 1) :]
     columns = min(2, len(rounds))
     labels = numbered_names(names)
     rows = math.ceil(len(rounds) / columns)
