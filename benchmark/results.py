@@ -183,12 +183,21 @@ class Results:
             raise ValueError(f"{selected[0].title}: there is nothing to draw over {axis}")
         return figure
 
-    def report(self, to: str | Path, *, against: str = "", level: float = 0.95, anonymous: bool = False) -> Path:
+    def report(
+        self,
+        to: str | Path,
+        *,
+        against: str = "",
+        round: int | None = None,
+        level: float = 0.95,
+        anonymous: bool = False,
+    ) -> Path:
         """Writes an HTML page with tables, comparisons, audit and figures, which opens offline; and figures as files.
 
         Args:
             to: the folder of `report.html` and `figures/`; it is created if missing.
             against: records of papers to compare with, as `published`; "": none.
+            round: the round of the scores of single classes, None: the last one; and of the map of the pool, None: 0.
             level: confidence level of intervals and tests.
             anonymous: leave out folders, user, host and commit.
 
@@ -196,7 +205,8 @@ class Results:
             The path of the page.
         """
         arguments = [f"records={notation.format_list(self.record_paths)}", f"to={to}"]
-        options = build_options("report", {"against": against, "level": level, "to": str(to), "anonymous": anonymous})
+        settings = {"against": against, "round": round, "level": level, "to": str(to), "anonymous": anonymous}
+        options = build_options("report", settings)
         assert options.output_folder is not None
         options.output_folder.mkdir(parents=True, exist_ok=True)
         experiments = anonymize(self.experiments) if anonymous else self.experiments

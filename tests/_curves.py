@@ -1,6 +1,6 @@
 """Made-up curves and records for the tests of the analysis."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,12 @@ def recorded(
     companions: Sequence[str] = (),
     daggers: Mapping[str, Sequence[str]] | None = None,
     boxes: Sequence[float] = (),
+    class_scores: Callable[[str, int, int], dict[str, dict[str, float]]] | None = None,
     **schedule: Any,
 ) -> Store:
     """Writes a results folder that passes the audit: 4 + 2 images per round, of a pool of 100 with 2 held out.
 
-    scores: strategy -> seed -> accuracy in each round.
+    scores: strategy -> seed -> accuracy in each round. class_scores: of a strategy, a seed and a round.
     """
     store = Store(folder)
     cells = [
@@ -84,7 +85,8 @@ def recorded(
                 bought = bought if place < 2 else [index + 20 for index in bought]
                 labelled = 4 + 2 * place
                 cost = {"images": float(labelled)} | ({"boxes": float(boxes[place])} if boxes else {})
-                record = Record(place, labelled, bought, cost, {"accuracy": float(value)})
+                of_class = class_scores(strategy, seed, place) if class_scores else {}
+                record = Record(place, labelled, bought, cost, {"accuracy": float(value)}, class_scores=of_class)
                 seconds = {"fit": 1.0, "score": 0.1, "select": 0.01 * place}
                 store.append(cell, record, Measured(place, seconds, False, 10.0, "cpu", {"numpy": "2"}))
     return store

@@ -62,6 +62,37 @@ def test_a_group_that_is_measured_again_replaces_the_old_one(tmp_path: Path) -> 
     assert (folder / "gpu.md").read_text() == pages.GPU_OPENING + pages.NO_RUN
 
 
+def series(powers: dict[str, float]) -> dict[str, Any]:
+    """What pytest-benchmark writes of series whose seconds grow with exact powers of the number of images."""
+    rows = [
+        {
+            "group": "by size", "name": "test", "param": f"{name}-{images}", "stats": {"min": 1e-6 * images**power},
+            "extra_info": {"series": name, "images": images},
+        }
+        for name, power in powers.items()
+        for images in (100, 1000, 10_000)
+    ]  # fmt: skip
+    return RAW | {"benchmarks": rows}
+
+
+def test_series_are_a_row_each_with_the_fitted_power_and_a_figure(tmp_path: Path) -> None:
+    (tmp_path / "raw.json").write_text(json.dumps(series({"isal[k=2]": 1.0, "coreset": 1.5})))
+    pages.main([str(tmp_path / "raw.json")], tmp_path)
+    text = (tmp_path / pages.FOLDER / "README.md").read_text()
+    assert "| CPU seconds | 100 images | 1,000 images | 10,000 images | power |" in text
+    assert "| isal[k=2] | 0.0001 | 0.001 | 0.01 | 1.00 ± 0.00 |" in text
+    assert "| coreset | 0.001 | 0.0316 | 1 | 1.50 ± 0.00 |" in text
+    assert "![by size](by_size.svg)" in text
+    assert "coreset: power 1.50" in (tmp_path / pages.FOLDER / "by_size.svg").read_text()
+
+
+def test_the_figures_of_the_page_are_there() -> None:
+    folder = pages.HOME / pages.FOLDER
+    groups = pages.read_json(folder / "benchmarks.json")
+    drawn = {pages.figure_name(name) for name, group in groups.items() if pages.has_series(group)}
+    assert drawn == {path.name for path in folder.glob("*.svg")} != set()
+
+
 def test_rows_of_other_cards_and_groups_stay(tmp_path: Path) -> None:
     for card, seconds in (("NVIDIA H200", 1.0), ("NVIDIA H100", 2.0), ("NVIDIA H200", 4.0)):
         raw = on_gpu(card, seconds)

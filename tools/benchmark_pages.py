@@ -15,6 +15,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from scipy.stats import linregress
+
+from benchmark.analysis.figures import style
+from benchmark.analysis.figures.style import (
+    add_legend,
+    add_title,
+    legend_width,
+    single_plot,
+    strategy_styles,
+    with_style,
+)
 from benchmark.system import files
 
 HOME = Path(__file__).resolve().parents[1]
@@ -23,7 +37,8 @@ OPENING = """# Benchmarks
 
 Rendered from `benchmarks.json`, which `make bench` writes; the code is in `tests/benchmarks/`. Rows of a table were
 timed in one run. *Times*: how much longer a row takes than the first one. A row "from 4" was measured on 4 picks and
-multiplied. Times on a GPU are on [a page of their own](gpu.md).
+multiplied. *Power*: the power of the number of images that the seconds grow with, 1 for O(n), by a line through the
+logarithms, and its standard error. Times on a GPU are on [a page of their own](gpu.md).
 """
 GPU_OPENING = """# Benchmarks on a GPU
 
@@ -75,10 +90,70 @@ def render_gpu_page(groups: Mapping[str, Mapping[str, Group]]) -> str:
 
 
 def section(name: str, group: Group) -> str:
-    """Renders a group as a table."""
+    """Renders a group as a table; a group of series over sizes also as a figure."""
+    if has_series(group):
+        text = markdown_table(scaling_rows(group))
+        return f"\n## {name}\n\n{text}\n\n![{name}]({figure_name(name)})\n\n{describe_machine(group)}\n"
     notes = note_names(group)
     lines = [["", "seconds", "times", *notes], *table_rows(group, notes)]
     return f"\n## {name}\n\n{markdown_table(lines)}\n\n{describe_machine(group)}\n"
+
+
+def has_series(group: Group) -> bool:
+    """Whether the rows of a group are series over numbers of images."""
+    return bool(group["rows"]) and all("series" in row for row in group["rows"])
+
+
+def points_by_series(group: Group) -> dict[str, dict[int, float]]:
+    """The seconds of each series by the number of images."""
+    points: dict[str, dict[int, float]] = {}
+    for row in group["rows"]:
+        points.setdefault(row["series"], {})[row["images"]] = row["seconds"]
+    return points
+
+
+def fit_power(points: Mapping[int, float]) -> tuple[float, float]:
+    """The power of the number of images that the seconds grow with, and its standard error."""
+    fit = linregress(np.log(list(points)), np.log(list(points.values())))
+    return float(fit.slope), float(fit.stderr)
+
+
+def scaling_rows(group: Group) -> list[list[str]]:
+    """The heading and the rows of a table of seconds by series and number of images, with the fitted power."""
+    series = points_by_series(group)
+    sizes = sorted({images for points in series.values() for images in points})
+    rows = [
+        [name, *(f"{points[size]:.3g}" if size in points else "" for size in sizes), "{:.2f} ± {:.2f}".format(*fit)]
+        for name, points in series.items()
+        for fit in [fit_power(points)]
+    ]
+    return [["CPU seconds", *(f"{size:,} images" for size in sizes), "power"], *rows]
+
+
+def figure_name(group: str) -> str:
+    """The name of the file of a group's figure."""
+    return f"{group.partition(':')[0].replace(' ', '_')}.svg"
+
+
+@with_style
+def draw_scaling(name: str, group: Group) -> Figure:
+    """Draws the seconds of each series over the number of images, both on logarithmic axes."""
+    series = points_by_series(group)
+    styles = strategy_styles(series)
+    labels = [f"{label}: power {fit_power(points)[0]:.2f}" for label, points in series.items()]
+    figure, axes = single_plot(labels)
+    lines = [
+        axes.plot(list(points), list(points.values()), **styles[label].line_arguments)[0]
+        for label, points in series.items()
+    ]
+    sizes = sorted({images for points in series.values() for images in points})
+    axes.set(xscale="log", yscale="log", xlabel="images in the pool", ylabel="CPU seconds of one selection")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.minorticks_off()
+    add_legend(figure, lines, labels)
+    add_title(figure, f"{name[:1].upper()}{name[1:]}", free=legend_width(labels))
+    return figure
 
 
 def gpu_section(name: str, cards: Mapping[str, Group]) -> str:
@@ -96,7 +171,7 @@ def gpu_section(name: str, cards: Mapping[str, Group]) -> str:
 def note_names(group: Group) -> list[str]:
     """The names of the notes that rows of a group have."""
     keys = dict.fromkeys(key for row in group["rows"] for key in row)
-    return [key for key in keys if key not in ("name", "seconds", MULTIPLIED)]
+    return [key for key in keys if key not in ("name", "seconds", "series", MULTIPLIED)]
 
 
 def table_rows(group: Group, notes: list[str]) -> Iterator[list[str]]:
@@ -125,9 +200,13 @@ def describe_machine(group: Group) -> str:
 
 
 def update_page(home: Path, groups: Mapping[str, Group]) -> None:
-    """Adds groups of a CPU to `benchmarks.json`, and renders the page."""
-    known = read_json(home / FOLDER / "benchmarks.json")
-    write_page(home, "benchmarks.json", "README.md", known | dict(groups), render_page)
+    """Adds groups of a CPU to `benchmarks.json`, and renders the page and its figures."""
+    known = read_json(home / FOLDER / "benchmarks.json") | dict(groups)
+    write_page(home, "benchmarks.json", "README.md", known, render_page)
+    for name, group in known.items():
+        figure = draw_scaling(name, group) if has_series(group) else None
+        if figure is not None:
+            style.save_figure(figure, (home / FOLDER / figure_name(name)).with_suffix(""), ["svg"])
 
 
 def update_gpu_page(home: Path, groups: Mapping[str, Mapping[str, Group]]) -> None:

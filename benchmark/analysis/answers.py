@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.analysis import comparison_tables, comparisons, tables, verify
+from benchmark.analysis import bought_boxes, class_scores, comparison_tables, comparisons, tables, verify
 from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
+from benchmark.analysis.figures.gallery import read_gallery
+from benchmark.analysis.figures.pool_features import describe_missing
 from benchmark.analysis.mean_comparisons import MeanComparison, compare_means, mean_rows
 from benchmark.analysis.options import AnalysisOptions
 from benchmark.analysis.rounds_csv import Row, round_rows
@@ -31,6 +33,8 @@ class Answer:
     remarks: list[str]  # lines printed beside the table
     num_variant_runs: int = 0  # runs that only the command `variance` uses
     round_rows: list[Row] = field(default_factory=list)  # rows of rounds.csv
+    class_rows: list[Row] = field(default_factory=list)  # rows of class_scores/NAME.csv
+    box_rows: list[Row] = field(default_factory=list)  # rows of bought_boxes/NAME.csv
 
 
 def build_answers(options: AnalysisOptions, title: str = "") -> list[Answer]:
@@ -61,7 +65,16 @@ def build_answer(experiment: Experiment, options: AnalysisOptions, published: Se
         table = replace(table, faults=faults)
     task = redact(experiment.task) if options.anonymous else experiment.task
     rows = [{**row, "task": task} for row in round_rows(experiment)]
-    return Answer(table, against_reference, remarks + refusals, len(experiment.variant_runs), rows)
+    class_rows = class_scores.tidy_rows(experiment, options.level)
+    try:
+        gallery = read_gallery(experiment)
+        boxes = bought_boxes.bought_boxes(experiment, gallery, options.level) if gallery else []
+    except ValueError as error:
+        boxes, remarks = [], [*remarks, str(error)]
+    box_rows = bought_boxes.tidy_rows(experiment, boxes, options.level)
+    return Answer(
+        table, against_reference, remarks + refusals, len(experiment.variant_runs), rows, class_rows, box_rows
+    )
 
 
 def compare_with_reference(experiment: Experiment, options: AnalysisOptions) -> tuple[list[Comparison], list[str]]:
@@ -94,6 +107,8 @@ def write_answers(answers: Sequence[Answer], options: AnalysisOptions) -> None:
     folder = output_folder / "tables"
     tables.write_tables([answer.table for answer in answers], folder, combine=not options.task)
     comparison_tables.write_comparisons({answer.table.title: answer.comparisons for answer in answers}, folder)
+    bought_boxes.write_bought_boxes({answer.table.title: answer.box_rows for answer in answers}, folder)
+    class_scores.write_class_scores({answer.table.title: answer.class_rows for answer in answers}, folder)
     if not options.task:  # an answer on one task must not replace the file of all tasks
         rows = [row for answer in answers for row in answer.round_rows]
         if any(row["seed"] is not None for row in rows):  # published means are in the tables already
@@ -170,15 +185,19 @@ def write_report(
     """
     from benchmark.analysis import report  # matplotlib takes a second to import
 
+    options.check_round(experiments)
     published = verify.read_published(options.published_paths)
     verdicts = verify.verify(experiments, published, options.level) if published else []
     by_title = {experiment.title: compare_with_reference(experiment, options) for experiment in experiments}
     remarks = [line for _, refusals in by_title.values() for line in refusals]
+    remarks += describe_missing(experiments, options.round)
     provenance = report.collect_provenance(experiments, arguments, options.anonymous) | {"level": options.level}
     with warnings.catch_warnings(record=True) as caught_warnings:
         warnings.simplefilter("always")
         comparisons_by_title = {title: rows for title, (rows, _) in by_title.items()}
-        path = report.write_report(experiments, folder, comparisons_by_title, verdicts, provenance, options.task)
+        path = report.write_report(
+            experiments, folder, comparisons_by_title, verdicts, provenance, options.task, options.round
+        )
     texts = {str(warning.message) for warning in caught_warnings}
     notes = {report.MISSING_GLYPHS_NOTE if "missing from font" in text else text for text in texts}
     return path, remarks + sorted(notes)

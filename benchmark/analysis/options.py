@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmark.analysis.class_scores import ClassScore, compare_by_metric
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.load_experiments import count_cells, read_experiments, select_experiments
 from benchmark.analysis.savings import (
@@ -107,6 +108,36 @@ class AnalysisOptions(AnalysisSettings):
         if not all_savings:
             raise ValueError(refusals[0] if refusals else "these records hold no pair of strategies to compare")
         return all_savings, refusals
+
+    def compare_classes(self, experiments: Sequence[Experiment]) -> list[tuple[Experiment, list[ClassScore]]]:
+        """Compares the scores of single classes of `strategy` with those of `against`; of all with the reference.
+
+        Returns:
+            The experiments that have such scores, each with its own.
+
+        Raises:
+            ValueError: no experiment has the strategies, the round, or scores of single classes.
+        """
+        self.check_round(experiments)
+        labels = split_labels(self.strategy)
+        known = list(dict.fromkeys(name for experiment in experiments for name in experiment.curves))
+        if unknown := [name for name in (*labels, *split_labels(self.against)) if name not in known]:
+            raise ValueError(f"these records have no strategy {did_you_mean(unknown[0], known)}")
+        compared = []
+        for experiment in (member for member in experiments if self.against in ("", *member.curves)):
+            rows = compare_by_metric(experiment, self.round, self.level, self.against)
+            compared.append((experiment, [row for row in rows if not labels or row.strategy in (row.against, *labels)]))
+        if not any(rows for _, rows in compared):
+            raise ValueError(
+                "no scores of single classes are recorded there: not all tasks and older releases have them"
+            )
+        return [(experiment, rows) for experiment, rows in compared if rows]
+
+    def check_round(self, experiments: Sequence[Experiment]) -> None:
+        """Raises ValueError where `round` is a round of none of these experiments."""
+        last = max(experiment.rounds[-1] for experiment in experiments)
+        if self.round is not None and self.round > last:
+            raise ValueError(f"round={self.round}: the last round of these records is {last}")
 
     def price(self, experiment: Experiment) -> Price:
         """Returns the price that `cost` names; else boxes where the experiment counts them, and images where not."""

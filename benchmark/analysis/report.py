@@ -19,11 +19,12 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmark.analysis import audit, comparison_tables
+from benchmark.analysis import audit, bought_boxes, class_scores, comparison_tables
+from benchmark.analysis.class_scores import ClassScore
 from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.figures import all_figures, style
-from benchmark.analysis.figures.gallery import Gallery
+from benchmark.analysis.figures.gallery import Gallery, read_gallery
 from benchmark.analysis.tables import Entry, Table, build_table, format_number
 from benchmark.analysis.verify import VERDICTS_NOTE, Verdict, format_gaps
 from benchmark.records.anonymous import redact, redact_command, redact_run
@@ -67,6 +68,10 @@ class Section:
     against: str
     sentences: list[str]  # the verdicts in plain words
     comparisons_note: str  # explains the columns of the comparisons
+    class_rows: list[dict[str, object]]  # a row for each class
+    classes_note: str  # explains its columns
+    box_rows: list[dict[str, object]]  # what was bought: a row for each strategy
+    boxes_note: str  # explains its columns
     figures: list[tuple[str, str]]  # caption, data URI
     records: list[tuple[str, str, list[tuple[str, str]]]]  # anchor, strategy, (seed, link) of its cells
     purchases: list[tuple[str, list[str]]]  # strategy and seed; a line per round with the files it bought
@@ -75,7 +80,7 @@ class Section:
 
 def write_report(
     experiments: Sequence[Experiment], folder: Path, comparisons: Mapping[str, Sequence[Comparison]],
-    verdicts: Sequence[Verdict], provenance: Mapping[str, Any], task: str = "",
+    verdicts: Sequence[Verdict], provenance: Mapping[str, Any], task: str = "", number: int | None = None,
 ) -> Path:  # fmt: skip
     """Writes `report.html` and `figures/*.png`, `.svg` and `.pdf` into a folder.
 
@@ -87,19 +92,21 @@ def write_report(
         provenance: what `collect_provenance` returns, and the `level` of the intervals.
         task: the only task that the page shows. Its page is `report-TASK.html`, with its figures in `figures-TASK`, so
             that it does not overwrite the page of all tasks.
+        number: the round of the scores of single classes, None: the last one; and of the map of the pool, None: 0.
 
     Returns:
         The path of the page.
     """
-    data_uris = {}
-    for stem, figure in all_figures.draw_figures(experiments, read_galleries(experiments)).items():
+    data_uris, level, galleries = {}, provenance["level"], read_galleries(experiments)
+    for stem, figure in all_figures.draw_figures(experiments, galleries, number, level).items():
         data_uris[stem] = data_uri(style.save_figure(figure, folder / figures_folder(task) / stem))
     names = [slug(experiment.title) for experiment in experiments]
     anonymous = provenance["anonymous"]
     sections = [
         build_section(
             experiment, comparisons.get(experiment.title, ()), experiment_figures(data_uris, name, names), folder,
-            anonymous,
+            anonymous, class_scores.compare_by_metric(experiment, number, level),
+            galleries.get(experiment.title), level,
         )
         for experiment, name in zip(experiments, names, strict=True)
     ]  # fmt: skip
@@ -160,13 +167,20 @@ CAPTIONS = {
     "of them bought (Jaccard's index); columns have the numbers of the strategies",
     "classes": "Classes of what each strategy bought after round 0; the outline is the whole pool",
     "sizes": "Sizes of the boxes, or of the regions of a class, bought after round 0; the outline is the whole pool",
-    "pool": "The pool, laid out by t-SNE: images with similar features, from the model of round 0, are close. "
-    "Coloured: what was bought, by round",
+    "overlaps": "Overlap of the boxes bought after round 0: the largest IoU of each with another box of its image; the "
+    "outline is the whole pool",
+    "pool": "The pool, laid out by t-SNE: images with similar features, from the models of the round that it "
+    "names, are close. Coloured: what was bought, by round",
     "bought": "The first images bought, a row for each round",
     "density": "Boxes on an image that was bought after the initial set: the mean over each purchase",
+    "class_scores": "Scores of single classes: each strategy minus the reference, sorted; beside the name the score of "
+    "the reference. Blue: the whole interval is better than the reference, orange: worse, of each class alone: not "
+    "corrected for their number",
     "seconds": "Seconds that one selection takes: a mark for each run, a bar at their mean",
 }
-WIDE_CAPTIONS = {CAPTIONS["overlap"], CAPTIONS["penalties"]}  # figures that take the page's width
+WIDE_CAPTIONS = {  # figures that take the page's width
+    CAPTIONS[kind] for kind in ("overlap", "penalties", "class_scores", "classes", "sizes", "overlaps", "pool")
+}
 MISSING_GLYPHS_NOTE = (
     "figures: the font lacks characters of some names; PNG and PDF files show boxes instead, SVG files and the page "
     "the names"
@@ -203,21 +217,19 @@ def data_uri(paths: Sequence[Path]) -> str:
 
 def read_galleries(experiments: Sequence[Experiment]) -> dict[str, Gallery]:
     """Reads the galleries that lie beside the records, by title of the experiment."""
-    paths = {
-        experiment.title: experiment.runs[0].folder / "gallery" / f"{slug(experiment.title)}.npz"
-        for experiment in experiments
-        if experiment.runs
-    }
-    return {title: Gallery.read(path) for title, path in paths.items() if path.exists()}
+    galleries = {experiment.title: read_gallery(experiment) for experiment in experiments}
+    return {title: gallery for title, gallery in galleries.items() if gallery is not None}
 
 
 def build_section(
     experiment: Experiment, comparisons: Sequence[Comparison], figures: list[tuple[str, str]], folder: Path,
-    anonymous: bool,
+    anonymous: bool, classes: Sequence[ClassScore], gallery: Gallery | None, level: float,
 ) -> Section:  # fmt: skip
     """Builds the section of one experiment."""
     table, anchor = build_table(experiment), slug(experiment.title)
     faults = audit.find_faults(experiment)
+    boxes = bought_boxes.bought_boxes(experiment, gallery, level) if gallery else []
+    unit = bought_boxes.label_unit(experiment)
     checks = [
         (name, " ".join((check.__doc__ or "").split()), [fault for fault in faults if fault.check == name])
         for name, check in audit.CHECKS.items()
@@ -227,8 +239,11 @@ def build_section(
         comparisons=comparison_tables.display_rows(comparisons, table.metric.digits),
         against=comparisons[0].against if comparisons else "",
         sentences=[comparison.sentence for comparison in comparisons],
-        comparisons_note=comparison_tables.explain_columns(comparisons) if comparisons else "", figures=figures,
-        records=list(record_links(experiment, folder, anchor, anonymous)),
+        comparisons_note=comparison_tables.explain_columns(comparisons) if comparisons else "",
+        class_rows=class_scores.display_rows(classes, class_scores.num_digits(experiment)),
+        classes_note=class_scores.explain_columns(classes, level) if classes else "",
+        box_rows=bought_boxes.display_rows(boxes), boxes_note=bought_boxes.explain_columns(unit, level),
+        figures=figures, records=list(record_links(experiment, folder, anchor, anonymous)),
         purchases=list(purchased_files(experiment)), anchor=anchor,
     )  # fmt: skip
 

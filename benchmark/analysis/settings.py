@@ -13,13 +13,14 @@ RECORD_SETTINGS = ("grid", "out", "records", "task")  # settings of every comman
 PRICE_SETTINGS = ("cost", "seconds_per_image", "seconds_per_box")
 COMMAND_SETTINGS = {  # settings of each command besides RECORD_SETTINGS
     "status": ("format",),
+    "classes": ("strategy", "against", "round", "level", "format"),
     "tables": ("against", "level", "seed", "to", "format", "anonymous"),
     "savings": ("strategy", "against", "at", *PRICE_SETTINGS, "level", "seed", "format"),
     "compare": (*PRICE_SETTINGS, "level", "seed", "format"),
     "explain": (),
     "verify": ("against", "level", "format"),
     "verify devices": ("reference", "level", "format"),
-    "report": ("against", "level", "seed", "to", "anonymous"),
+    "report": ("against", "round", "level", "seed", "to", "anonymous"),
     "seconds": ("format",),
     "variance": ("reference", "level", "seed", "to", "format", "anonymous"),
 }
@@ -38,7 +39,13 @@ class AnalysisSettings:
     ] = ""
     task: Annotated[str, "only this experiment or task"] = ""
     strategy: Annotated[str, "strategies, separated by commas; all if empty"] = ""
-    against: Annotated[str, "for savings: strategies to compare with; for other commands: published curves"] = ""
+    against: Annotated[
+        str, "for savings and classes: strategies to compare with; for other commands: published curves"
+    ] = ""
+    round: Annotated[
+        int | None,
+        "the round of the scores of classes, null: the last one; and of the map of the pool, null: 0 (see embed_round)",
+    ] = None
     reference: Annotated[str, "the strategy that others are compared with; the experiment's own if empty"] = ""
     at: Annotated[str, "the score at which curves are compared: final, curve, SCORE or band:LOW,HIGH"] = ""
     cost: Annotated[
@@ -61,6 +68,8 @@ class AnalysisSettings:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
         if self.cost == "time" and not self.seconds_per_image + self.seconds_per_box:
             raise ValueError("cost=time: seconds_per_image and seconds_per_box are both 0")
+        if self.round is not None and self.round < 0:
+            raise ValueError(f"round={self.round}: must be at least 0")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}: must be at least 0")
         if self.records and self.out:

@@ -14,6 +14,7 @@ import typer
 from benchmark.analysis import (
     answers,
     audit,
+    class_scores,
     comparison_tables,
     explain,
     savings,
@@ -28,10 +29,11 @@ from benchmark.analysis.options import PUBLISHED_FOLDER, AnalysisOptions, parse_
 from benchmark.analysis.savings import Saving, finite_or_none
 from benchmark.analysis.verify import Verdict
 from benchmark.cli.device_commands import show_devices
+from benchmark.cli.display import show_activity
 from benchmark.cli.help import CommandWithSettings
 from benchmark.cli.processes import map_in_processes
 from benchmark.cli.status_command import Arguments, say_variants, status_command
-from benchmark.cli.terminal import print_paragraphs, print_rows, print_table, say
+from benchmark.cli.terminal import err, print_paragraphs, print_rows, print_table, say
 from benchmark.records import versions
 from benchmark.text.escaping import escape_surrogates, make_visible
 from benchmark.text.words import plural
@@ -152,6 +154,21 @@ def compare_command(
     say_variants_of(experiments)
 
 
+def classes_command(arguments: Arguments = None) -> None:
+    """Show the scores of single classes: of strategy=A, and how far from against=B, in the last round or round=N."""
+    options = parse_options(arguments or [], "classes")
+    experiments = options.read_experiments()
+    compared = options.compare_classes(experiments)
+    if options.format == "json":
+        rows = [class_scores.tidy_row(experiment, row, options.level) for experiment, own in compared for row in own]
+        print_rows("", rows, "json")
+    else:
+        for experiment, own in compared:
+            lines = class_scores.display_rows(own, class_scores.num_digits(experiment))
+            print_rows(experiment.title, lines, note=class_scores.explain_columns(own, options.level))
+    say_variants_of(experiments)
+
+
 def seconds_command(arguments: Arguments = None) -> None:
     """Show the seconds that each strategy took: training, selection, computing encodings, scoring."""
     options = parse_options(arguments or [], "seconds")
@@ -236,7 +253,8 @@ def report_command(arguments: Arguments = None) -> None:
     experiments = options.read_experiments()
     if options.to:
         options.output_folder.mkdir(parents=True, exist_ok=True)
-    path, remarks = answers.write_report(experiments, options, options.output_folder, arguments or [])
+    with show_activity(err):
+        path, remarks = answers.write_report(experiments, options, options.output_folder, arguments or [])
     for line in remarks:
         say(line)
     say_variants_of(experiments)
@@ -285,5 +303,6 @@ def published_rows() -> list[Row]:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "status": status_command, "tables": tables_command, "savings": savings_command, "compare": compare_command,
+    "classes": classes_command,
     "explain": explain_command, "verify": verify_command, "report": report_command, "seconds": seconds_command,
 }  # fmt: skip

@@ -10,7 +10,7 @@ from benchmark.plugins.key_value import Setting
 LIST_KINDS = ("strategies", "tasks", "encoders", "grids", "settings", "published")  # the kinds that `list` knows
 VERBS = (
     "run", "variance", "list", "new", "check", "status", "tables", "savings", "compare", "explain", "verify", "report",
-    "seconds", "pick",
+    "seconds", "classes", "pick",
 )  # fmt: skip
 
 

@@ -53,12 +53,14 @@ class Annotations:
         image_L: (L,) the image of each label.
         class_L: (L,) the class of each label, 0..C-1.
         side_L: (L,) the square root of each box's area in pixels; None where labels are of whole images.
+        overlap_L: (L,) the largest IoU of each box with another box of its image; None where labels are no boxes.
     """
 
     classes: Sequence[str]
     image_L: Indices
     class_L: Indices
     side_L: npt.NDArray[np.float32] | None = None
+    overlap_L: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

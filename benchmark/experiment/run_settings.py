@@ -53,6 +53,7 @@ class Settings:
     mix_versions: bool
     dry_run: bool
     gpu_hours: float | None
+    embed_round: int | None
     check_on: str
     tracking: Literal["none", "wandb"]
     format: Literal["text", "json"]
@@ -70,6 +71,8 @@ class Settings:
             raise ValueError(
                 f"tracking={self.tracking} uploads the names of user and host: it cannot be used with anonymous=true"
             )
+        if self.embed_round is not None and self.embed_round < 0:
+            raise ValueError(f"embed_round={self.embed_round}: must be at least 0")
         for name in ("select_timeout", "gpu_hours"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name}={value}: must be greater than 0")

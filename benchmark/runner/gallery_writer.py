@@ -50,9 +50,7 @@ def update_galleries(
     An existing gallery is written again if the records have changed since.
     """
     for experiment in experiments:
-        ordinary = (cell for cell in experiment.cells() if cell.variant == ORDINARY)
-        cells = [cell for cell in ordinary if store.path(cell.path).exists()]
-        cells = [cell for cell in cells if cell.seed == cells[0].seed]
+        cells = cells_of_lowest_seed(experiment, store)
         path = store.folder / "gallery" / f"{slug(experiment.name)}.npz"
         try:
             if not cells or read_records_digest(path) == records_digest(cells, store):
@@ -68,6 +66,13 @@ def update_galleries(
         except BaseException as error:  # pictures are no reason to fail a complete run
             reason = error_message(error) or "no reason given"
             yield f"{experiment.name}: no images in the report: {reason} ({type(error).__name__})"
+
+
+def cells_of_lowest_seed(experiment: Experiment, store: Store) -> list[Cell]:
+    """Returns the cells of the first seed that has records: those that figures show."""
+    ordinary = (cell for cell in experiment.cells() if cell.variant == ORDINARY)
+    cells = [cell for cell in ordinary if store.path(cell.path).exists()]
+    return [cell for cell in cells if cell.seed == cells[0].seed]
 
 
 def records_digest(cells: Sequence[Cell], store: Store) -> str:
@@ -152,7 +157,7 @@ def choose_images(purchases: Sequence[Indices], num_pool: int, seed: int) -> Ind
 
 
 def label_arrays(annotations: Annotations, num_pool: int) -> dict[str, npt.NDArray[Any]]:
-    """Returns the class of each image, or the class and size of each box."""
+    """Returns the class of each image, or the class, size and overlap of each box."""
     empty = np.empty(0, np.int64)
     arrays: dict[str, npt.NDArray[Any]] = {"classes_C": np.array(annotations.classes, np.str_)}
     if annotations.side_L is None:
@@ -160,6 +165,8 @@ def label_arrays(annotations: Annotations, num_pool: int) -> dict[str, npt.NDArr
         by_image[annotations.image_L] = annotations.class_L
         return {**arrays, "labels_P": by_image, "box_image_M": empty, "box_class_M": empty, "box_side_M": empty}
     sides_M = annotations.side_L.astype(np.float32)
+    if annotations.overlap_L is not None:
+        arrays["box_overlap_M"] = annotations.overlap_L.astype(np.float32)
     arrays |= {"box_image_M": annotations.image_L, "box_class_M": annotations.class_L, "box_side_M": sides_M}
     return {**arrays, "labels_P": empty}
 
@@ -176,13 +183,14 @@ def gallery_features(task: Task, cells: Sequence[Cell], fits: FitCache, shown_N:
     return np.empty((len(shown_N), 0), np.float16)
 
 
-def write_npz(path: Path, content: dict[str, npt.NDArray[Any]], records: str = "") -> None:
+def write_npz(path: Path, content: dict[str, npt.NDArray[Any]], records: str = "", root: Path | None = None) -> None:
     """Writes an .npz file with digests, with the fastest compression: numpy's own function takes five times as long.
 
     Args:
-        path: gallery/EXPERIMENT.npz below a results folder.
+        path: in a results folder.
         content: the arrays by name.
         records: the `records_digest` of the cells that they were made from.
+        root: the results folder; None: of a path gallery/EXPERIMENT.npz in it.
 
     Raises:
         StoreWriteError: the file cannot be written.
@@ -192,4 +200,4 @@ def write_npz(path: Path, content: dict[str, npt.NDArray[Any]], records: str = "
         for name, array in {**content, **{name: np.array(text) for name, text in digests.items()}}.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
                 np.lib.format.write_array(handle, array, allow_pickle=False)  # type: ignore[no-untyped-call]
-    files.write_atomically(path, packed.getvalue(), path.parents[1])
+    files.write_atomically(path, packed.getvalue(), root or path.parents[1])

@@ -21,6 +21,7 @@ from benchmark.runner import (
     forecast,
     gallery_writer,
     interim_looks,
+    pool_embeddings,
     record_checks,
     resume,
     tracking,
@@ -239,7 +240,11 @@ def run_missing_rounds(job: Job, rounds_left: dict[Cell, int]) -> list[Failure]:
         shown_events = job.watcher.show_events(events, rounds_left)
         failures = [event for event in shown_events if isinstance(event, Failure)]
         with activity.stage("drawing what was selected"):
-            draw_galleries(*extend_auto_grid(grid, store).experiments)
+            experiments = extend_auto_grid(grid, store).experiments
+            draw_galleries(*experiments)
+        if settings.embed_round is not None:
+            for line in pool_embeddings.write_embeddings(experiments, settings.embed_round, store, fits, tasks):
+                say(line)
     return failures
 
 

@@ -27,12 +27,12 @@ from benchmark.analysis.figures.style import (
     dagger_note,
     legend_width,
     limit_y_axis,
+    name_axis,
     single_plot,
     strategy_label,
     with_style,
 )
 from benchmark.analysis.savings import Price, Saving, TargetRule, bootstrap_generator, compute_savings
-from benchmark.text.escaping import make_visible
 
 FEW_RUNS = 4  # up to so many runs are drawn as dots: their intervals would fill the plot
 
@@ -61,7 +61,7 @@ def learning_curves(experiment: Experiment, styles: StrategyStyles, axis: str = 
     lines = [draw_curve(axes, curve, styles[curve.strategy], axis, band_opacity(labels)) for curve in curves]
     heights = [np.asarray(line.get_ydata()) for line in lines]
     limit_y_axis(axes, np.concatenate([*heights, *(curve.value_SR[single_run_dots(curve, axis)] for curve in curves)]))
-    axes.set(xlabel=f"{axis} paid for", ylabel=make_visible(experiment.metric.name))
+    axes.set(xlabel=f"{axis} paid for", ylabel=name_axis(experiment.metric))
     has_bands = any(np.isfinite(interval_band(curve)).any() for curve in curves)
     has_bars = any(curve.std_R is not None for curve in curves)
     add_title(
@@ -147,7 +147,7 @@ def savings_curve(experiment: Experiment, styles: StrategyStyles, against: str) 
     lines = [draw_savings(axes, points, styles[name], band_opacity(labels)) for name, points in savings.items()]
     limit_y_axis(axes, np.array([0.0, *(saving.percent.value for points in savings.values() for saving in points)]))
     unit = "boxes" if experiment.counts_boxes else "images"
-    axes.set(xlabel=make_visible(f"{experiment.metric} to reach"), ylabel=f"{unit} saved (%)")
+    axes.set(xlabel=f"{name_axis(experiment.metric)} to reach", ylabel=f"{unit} saved (%)")
     add_title(
         figure, f"{experiment.title}: {unit} saved against {against}", runs_note(map(experiment.get_curve, savings)),
         intervals_note(list(itertools.chain(*savings.values()))), few_rounds_note(savings),

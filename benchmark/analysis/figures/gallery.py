@@ -9,26 +9,28 @@ import lzma
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmark.analysis.curves import Experiment
 from benchmark.system import files
 from benchmark.system.digests import digest
-from benchmark.text.words import plural
+from benchmark.text.words import plural, slug
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 LARGEST_VALUE = 1e15  # of features and pixels: their squares fit single precision
 LARGEST_GALLERY, LONGEST_SIDE, MOST_CLASSES = 2 * 2**30, 512, 2**16  # bytes, pixels of a thumbnail, classes
+OLDER_RELEASES_LACK = ("digest", "box_overlap_M")
 ARRAY_FORMS = {  # dtype kinds and number of dimensions of a gallery's arrays
     "labels_P": ("iu", 1), "box_image_M": ("iu", 1), "box_class_M": ("iu", 1), "box_side_M": ("f", 1),
     "shown_N": ("iu", 1), "thumbs_NHW3": ("u", 4), "features_ND": ("f", 2), "drawn_K5": ("f", 2), "classes_C": ("U", 1),
-    "digest": ("U", 0),
+    "digest": ("U", 0), "box_overlap_M": ("f", 1),
 }  # fmt: skip
 READ_ERRORS = (
     OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, RecursionError, RuntimeError, zipfile.BadZipFile,
@@ -53,6 +55,8 @@ class Gallery:
     features_ND: npt.NDArray[np.float16]
     drawn_K5: npt.NDArray[np.float32]  # boxes on thumbnails: row in N, then x1, y1, x2, y2 in pixels of the thumbnail
     classes_C: npt.NDArray[np.str_]
+    box_overlap_M: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    # the largest IoU with another box of the image; empty for regions, and in galleries of older releases
 
     @classmethod
     def read(cls, path: str | Path) -> Gallery:
@@ -67,8 +71,9 @@ class Gallery:
                     raise ValueError("no zip file")
                 handle.seek(0)
                 with np.load(handle, allow_pickle=False) as file:
-                    check_forms(file.zip)
-                    arrays = {field.name: file[field.name] for field in fields(cls)}
+                    check_forms(file.zip, ARRAY_FORMS)
+                    names = [field.name for field in fields(cls)]
+                    arrays = {name: file[name] for name in names if name in file or name not in OLDER_RELEASES_LACK}
                     recorded_digest = str(file["digest"]) if "digest" in file else None  # None: an older release
             gallery = cls(**arrays)
         except READ_ERRORS as error:
@@ -86,10 +91,12 @@ class Gallery:
         for names in same_length:
             if len({len(getattr(self, name)) for name in names}) > 1:
                 return f"{', '.join(names)} differ in length"
+        if len(self.box_overlap_M) not in (0, len(self.box_side_M)):
+            return "box_side_M, box_overlap_M differ in length"
         wrong = [name for name in ("labels_P", "box_class_M") if not in_range(getattr(self, name), len(self.classes_C))]
         if self.drawn_K5.size and (self.drawn_K5.shape[1] != 5 or not in_range(self.drawn_K5[:, 0], len(self.shown_N))):
             wrong.append("drawn_K5")
-        for name in ("features_ND", "box_side_M", "drawn_K5"):
+        for name in ("features_ND", "box_side_M", "drawn_K5", "box_overlap_M"):
             if not float(np.abs(getattr(self, name)).max(initial=0)) <= LARGEST_VALUE:  # true for NaN as well
                 wrong.append(name)
         return f"{', '.join(wrong)} has impossible values" if wrong else ""
@@ -113,16 +120,20 @@ class Gallery:
         return self.labels_P[list(images)]
 
 
-def check_forms(archive: zipfile.ZipFile) -> None:
-    """Checks the headers of a gallery's arrays before the arrays take memory.
+def check_forms(archive: zipfile.ZipFile, forms: Mapping[str, tuple[str, int]]) -> None:
+    """Checks the headers of a file's arrays before the arrays take memory.
+
+    Args:
+        archive: the file.
+        forms: the kinds of dtypes and the number of dimensions of each array.
 
     Raises:
-        ValueError: an array has a dtype or a shape that a gallery's cannot have, or its size does not fit its shape.
+        ValueError: an array has another dtype or number of dimensions, or its size does not fit its shape.
     """
     if (total := sum(member.file_size for member in archive.infolist())) > LARGEST_GALLERY:
         raise ValueError(f"it would take {total / 2**30:,.0f} GiB, and {LARGEST_GALLERY / 2**30:.0f} at most")
-    for name, (kinds, num_dimensions) in ARRAY_FORMS.items():
-        if name == "digest" and f"{name}.npy" not in archive.namelist():  # written by an older release
+    for name, (kinds, num_dimensions) in forms.items():
+        if name in OLDER_RELEASES_LACK and f"{name}.npy" not in archive.namelist():
             continue
         with archive.open(f"{name}.npy") as handle:
             shape, _, dtype = HEADER_READERS[np.lib.format.read_magic(handle)](handle)  # type: ignore[no-untyped-call]
@@ -141,3 +152,15 @@ def check_forms(archive: zipfile.ZipFile) -> None:
 def in_range(values: npt.NDArray[Any], bound: int) -> bool:
     """Whether all values are at least 0 and below `bound`."""
     return bool(((values >= 0) & (values < bound)).all())
+
+
+def read_gallery(experiment: Experiment) -> Gallery | None:
+    """Reads the gallery that lies beside the records of an experiment; None where there is none.
+
+    Raises:
+        ValueError: the file is no gallery, or is damaged.
+    """
+    if not experiment.runs:
+        return None
+    path = experiment.runs[0].folder / "gallery" / f"{slug(experiment.title)}.npz"
+    return Gallery.read(path) if path.exists() else None

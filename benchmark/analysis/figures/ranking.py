@@ -124,11 +124,12 @@ def rank_diagram(experiments: Sequence[Experiment]) -> Figure | None:
     margin, length = text_extent(map(wrap_name, shared))[0] + 0.6, max(3.6, 0.28 * len(shared))
     sides = split_ranks(ranks)
     depth = max(sum(0.05 + text_extent([wrap_name(name)])[1] for name in side) for side in sides) + 0.5
-    figure = blank_figure(length + 2 * margin, depth + 1.5)
+    top = 0.3 if math.isnan(ranks.critical_difference) else 0.75  # room for the critical difference
+    figure = blank_figure(length + 2 * margin, depth + top + 0.75)
     figure.set_layout_engine("none")  # names stand outside the axes
     width, height = figure.get_size_inches()
-    axes = figure.add_axes((margin / width, 0.02, length / width, (depth + 0.75) / height))
-    axes.set(xlim=(1, len(shared)), ylim=(-depth, 0.75))
+    axes = figure.add_axes((margin / width, 0.02, length / width, (depth + top) / height))
+    axes.set(xlim=(1, len(shared)), ylim=(-depth, top))
     axes.set_axis_off()
     draw_ranks(axes, ranks)
     for side, left in zip(sides, (True, False), strict=True):

@@ -6,7 +6,7 @@ Shapes: A strategies, S runs (seeds), N images with a thumbnail, K boxes on one 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -17,10 +17,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from sklearn.manifold import TSNE
 
+from benchmark.analysis.bought_boxes import label_unit, selected_images
 from benchmark.analysis.curves import Experiment, Floats, Run, mean_over_runs
 from benchmark.analysis.figures.gallery import Gallery
+from benchmark.analysis.figures.pool_features import read_pool_features
 from benchmark.analysis.figures.style import (
     BLUE,
     FAINT,
@@ -37,18 +38,16 @@ from benchmark.analysis.figures.style import (
     text_extent,
     with_style,
 )
-from benchmark.seeds import seed
+from benchmark.analysis.figures.tsne import tsne_positions
 from benchmark.text.escaping import make_visible
 from benchmark.text.words import shorten_names
 
-MAX_HEAT_MAPS = 4  # the last rounds, in the figure of overlaps
+MAX_HEAT_MAPS, MANY_STRATEGIES = 4, 12  # the last rounds, in the figure of overlaps: of many strategies only one
 MAX_NAMED_CLASSES = 20  # more classes are numbered
 MAX_CLASS_NAME = 24  # characters
-
-
-def selected_images(run: Run, last: float = math.inf) -> list[int]:
-    """The pool positions that a run bought after round 0, up to round `last`."""
-    return [position for record in run.records if 0 < record.round <= last for position in record.bought]
+LONGEST_LEVEL_NAME = 2  # characters: longer names of classes are turned by 90 degrees
+MAX_VECTOR_DOTS = 200  # bought in one round: more are drawn as pixels
+NO_OVERLAP = 0.05  # width of the bar of boxes that overlap none, in the figure of overlaps
 
 
 def lowest_seed_runs(experiment: Experiment) -> dict[str, Run]:
@@ -93,7 +92,7 @@ def overlap_heat_maps(experiment: Experiment) -> Figure | None:
     names = list(lowest_seed_runs(experiment))
     if len(names) < 2:
         return None
-    rounds = selection_rounds(experiment.runs)[-MAX_HEAT_MAPS:]
+    rounds = selection_rounds(experiment.runs)[-(MAX_HEAT_MAPS if len(names) <= MANY_STRATEGIES else 1) :]
     columns = min(2, len(rounds))
     labels = numbered_names(names)
     rows = math.ceil(len(rounds) / columns)
@@ -159,14 +158,6 @@ def bought_classes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     return figure
 
 
-def label_unit(experiment: Experiment) -> str:
-    """The unit of which an image has several: boxes, or regions, where boxes are not paid for.
-
-    A region is all pixels of one class in an image.
-    """
-    return "boxes" if experiment.counts_boxes else "regions"
-
-
 def name_classes(figure: Figure, grid: Sequence[Axes], gallery: Gallery) -> None:
     """Writes the names of the classes below the plots; many classes are numbered instead."""
     num_classes = len(gallery.classes_C)
@@ -176,9 +167,11 @@ def name_classes(figure: Figure, grid: Sequence[Axes], gallery: Gallery) -> None
         return
     names = shorten_names([make_visible(str(name)) for name in gallery.classes_C], MAX_CLASS_NAME)
     grid[0].set_xticks(range(num_classes), names)
-    figure.set_figheight(figure.get_figheight() + text_extent(names)[0] * math.ceil(len(grid) / 3))
+    is_level = max(map(len, names)) <= LONGEST_LEVEL_NAME
+    if not is_level:
+        figure.set_figheight(figure.get_figheight() + text_extent(names)[0] * math.ceil(len(grid) / 3))
     for axes in grid:
-        axes.tick_params("x", labelrotation=90, labelsize=7, length=0)
+        axes.tick_params("x", labelrotation=0 if is_level else 90, labelsize=7, length=0)
 
 
 @with_style
@@ -190,70 +183,125 @@ def bought_sizes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     Returns:
         The figure; None if nothing was bought, or images have one label each.
     """
-    sizes = {
-        name: gallery.box_side_M[np.isin(gallery.box_image_M, selected_images(run))]
-        for name, run in lowest_seed_runs(experiment).items()
-    }
-    if not sizes or not len(gallery.box_side_M):
-        return None
-    titles, unit = [f"{name} ({len(values)})" for name, values in sizes.items()], label_unit(experiment)
-    figure, grid = panels(titles, 3, 2.6, 1.35, sharex=True, sharey=True)
     edges = np.histogram_bin_edges(gallery.box_side_M, 24).astype(np.float64)
-    pool_counts = np.histogram(gallery.box_side_M, edges)[0]
-    for axes, values in zip(grid, sizes.values(), strict=True):
-        draw_histogram(axes, edges, np.histogram(values, edges)[0], pool_counts)
+    return draw_boxes_bought(experiment, gallery, gallery.box_side_M, edges, "sizes", "root of the area (pixels)")
+
+
+@with_style
+def bought_overlaps(experiment: Experiment, gallery: Gallery) -> Figure | None:
+    """Draws how far the boxes that each strategy bought after round 0 overlap another box of their image.
+
+    The first bar are boxes that overlap none.
+
+    Returns:
+        The figure; None if nothing was bought, or no box of the pool overlaps another, as far as the gallery knows.
+    """
+    if not gallery.box_overlap_M.any():
+        return None
+    edges = np.linspace(-NO_OVERLAP, 1, 22, dtype=np.float64)
+    values_M = np.where(gallery.box_overlap_M > 0, gallery.box_overlap_M, -NO_OVERLAP / 2)
+    label = "largest IoU with another box of the image"
+    figure = draw_boxes_bought(experiment, gallery, values_M, edges, "overlaps", label)
+    for axes in figure.axes if figure is not None else ():
+        axes.set_xticks([-NO_OVERLAP / 2, 0.25, 0.5, 0.75, 1], ["none", "0.25", "0.5", "0.75", "1"])
+    return figure
+
+
+def draw_boxes_bought(
+    experiment: Experiment, gallery: Gallery, values_M: npt.NDArray[Any], edges: Floats, what: str, label: str
+) -> Figure | None:
+    """Draws the histogram of a property of boxes: of those that each strategy bought, and of the whole pool.
+
+    Args:
+        experiment: whose purchases are drawn.
+        gallery: of its pool.
+        values_M: the property of each box of the pool; empty if it is not known.
+        edges: of the bins.
+        what: the name of the property, in the title.
+        label: of the axis.
+    """
+    values = {
+        name: values_M[np.isin(gallery.box_image_M, selected_images(run))]
+        for name, run in lowest_seed_runs(experiment).items()
+        if len(values_M)
+    }
+    if not values:
+        return None
+    titles, unit = [f"{name} ({len(own)})" for name, own in values.items()], label_unit(experiment)
+    figure, grid = panels(titles, 3, 2.6, 1.35, sharex=True, sharey=True)
+    pool_counts = np.histogram(values_M, edges)[0]
+    for axes, own in zip(grid, values.values(), strict=True):
+        draw_histogram(axes, edges, np.histogram(own, edges)[0], pool_counts)
     figure.supylabel(f"% of {unit}", fontsize=9)
-    figure.supxlabel("root of the area (pixels)", fontsize=9)
+    figure.supxlabel(label, fontsize=9)
     add_title(
-        figure, f"{experiment.title}: sizes of the {unit} bought after round 0",
+        figure, f"{experiment.title}: {what} of the {unit} bought after round 0",
         f"runs of the lowest seed; in brackets: how many {unit}", "outline: the whole pool",
     )  # fmt: skip
     return figure
 
 
-def tsne_positions(features_ND: npt.NDArray[Any]) -> Floats:
-    """(N, 2): positions by t-SNE; the same features always have the same positions."""
-    perplexity = min(30.0, (len(features_ND) - 1) / 3)
-    tsne = TSNE(perplexity=perplexity, random_state=seed("figures", "t-SNE") % 2**32)
-    return np.asarray(tsne.fit_transform(features_ND.astype(np.float32)), np.float64)
-
-
 @with_style
-def pool_map(experiment: Experiment, gallery: Gallery) -> Figure | None:
+def pool_map(experiment: Experiment, gallery: Gallery, number: int | None = None) -> Figure | None:
     """Draws the pool by t-SNE of its features, and in colour what each strategy bought by round (Figure 5 of ISAL).
 
     It shows the purchases after round 0 of each strategy's run of the lowest seed.
 
+    Args:
+        experiment: whose purchases are drawn.
+        gallery: has the features of some images by the model of round 0.
+        number: a round whose features of the whole pool are drawn where a run stored them.
+
     Returns:
-        The figure; None if nothing was bought, or the gallery has fewer than five images or two features.
+        The figure; None if nothing was bought, or there are features of fewer than five images, or fewer than two.
     """
-    runs, row_by_position = lowest_seed_runs(experiment), gallery.row_by_position
-    if not runs or len(gallery.features_ND) < 5 or gallery.features_ND.shape[1] < 2:
+    runs = lowest_seed_runs(experiment)
+    features = read_pool_features(experiment, number or 0)
+    if features is not None:
+        names = {str(name): int(model) for name, model in zip(features.strategies_A, features.model_A, strict=True)}
+        runs = {name: run for name, run in runs.items() if name in names}
+        positions_N, features_MND = features.positions_N, features.features_MND
+    else:
+        names, positions_N = dict.fromkeys(runs, 0), gallery.shown_N
+        features_MND = gallery.features_ND[None].astype(np.float32)
+    if not runs or features_MND.shape[1] < 5 or features_MND.shape[2] < 2:
         return None
-    xy_N2 = tsne_positions(gallery.features_ND)
+    layouts = {model: tsne_positions(features_MND[model]) for model in {names[name] for name in runs}}
+    row_by_position = {int(position): row for row, position in enumerate(positions_N)}
     rounds = selection_rounds(runs.values())
     colours = dict(zip(rounds, matplotlib.colormaps["plasma"](np.linspace(0, 0.85, len(rounds))), strict=True))
     figure, grid = panels(list(runs), 4, 2.2, 2.1)
-    for axes, run in zip(grid, runs.values(), strict=True):
-        axes.scatter(xy_N2[:, 0], xy_N2[:, 1], s=3, color=FAINT, linewidth=0, rasterized=True)
-        for record in run.records:
-            rows = [row_by_position[position] for position in record.bought if position in row_by_position]
-            if rows and record.round:
-                axes.scatter(xy_N2[rows, 0], xy_N2[rows, 1], s=9, color=[colours[record.round]], linewidth=0)
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
+    for axes, (name, run) in zip(grid, runs.items(), strict=True):
+        draw_purchases(axes, layouts[names[name]], row_by_position, run, colours)
+    num_pool = max(run.header.num_pool for run in runs.values() if run.header)
     handles = [Line2D([], [], color=colours[number], marker="o", linestyle="") for number in rounds]
     figure.set_figwidth(figure.get_figwidth() + 1)
     add_legend(figure, handles, [f"round {number}" for number in rounds])
     add_title(
         figure,
         f"{experiment.title}: what was bought",
-        "t-SNE of round 0's features",
-        f"{len(xy_N2):,} of the pool's {max(run.header.num_pool for run in runs.values() if run.header):,} images",
+        f"t-SNE of round {number if features is not None and number else 0}'s features",
+        "each strategy's own model" * (len(layouts) > 1),
+        f"{len(positions_N):,} of the pool's {num_pool:,} images",
         "runs of the lowest seed",
         free=1.0,
     )
     return figure
+
+
+def draw_purchases(
+    axes: Axes, xy_N2: Floats, row_by_position: Mapping[int, int], run: Run, colours: Mapping[int, Any]
+) -> None:
+    """Draws a pool, and in colour what a run bought in each round; the more images, the smaller their dots."""
+    shrink = min(1.0, (1_000 / len(xy_N2)) ** 0.5)
+    axes.scatter(xy_N2[:, 0], xy_N2[:, 1], s=3 * shrink, color=FAINT, linewidth=0, rasterized=True)
+    for record in run.records:
+        rows = [row_by_position[position] for position in record.bought if position in row_by_position]
+        if rows and record.round:
+            colour, many = colours[record.round], len(rows) > MAX_VECTOR_DOTS
+            axes.scatter(xy_N2[rows, 0], xy_N2[rows, 1], s=9 * shrink, color=[colour], linewidth=0, rasterized=many)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 @with_style

@@ -27,6 +27,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from benchmark.analysis.curves import Curve, Floats
+from benchmark.contract.metrics import PERCENT, SHARE, Metric
 from benchmark.plugins.paths import CONFIGS
 from benchmark.system import files
 from benchmark.text.escaping import make_lines_visible, make_visible
@@ -49,7 +50,9 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "savefig.bbox": None,
     "lines.linewidth": 1.4, "lines.markersize": 5, "legend.handlelength": 3.2, "axes.unicode_minus": True,
     "svg.fonttype": "none", "svg.hashsalt": "figures", "pdf.fonttype": 42, "axes.formatter.use_mathtext": False,
+    "text.hinting": "none",  # so that text is as wide at 150 dpi as in the layout, which is computed at 100 dpi
 }  # fmt: skip
+METRIC_WORDS = {"map": "mean average precision", "ap": "average precision", "miou": "mean IoU"}
 Drawing = ParamSpec("Drawing")
 
 
@@ -116,6 +119,13 @@ def style_at(position: int) -> StrategyStyle:
     return StrategyStyle(PALETTE[position % len(PALETTE)], MARKERS[position % len(MARKERS)], dashes)
 
 
+def name_axis(metric: Metric) -> str:
+    """The name of a score in words, with its unit: `accuracy (%)`, `mean average precision (0 to 1)`."""
+    words = METRIC_WORDS.get(metric.name, metric.name)
+    unit = {PERCENT: "%", SHARE: "0 to 1"}.get(metric.unit, metric.unit)
+    return make_visible(f"{words} ({unit})" if unit else words)
+
+
 def text_extent(labels: Iterable[str]) -> tuple[float, float]:
     """Width and height in inches of these labels, one below the other, in the font size of the legend."""
     lines = [line for label in labels for line in label.split("\n")]
@@ -177,9 +187,9 @@ def add_legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str])
 def panels(
     titles: Sequence[str], columns: int, width: float, height: float, **shared: Any
 ) -> tuple[Figure, list[Axes]]:
-    """Small plots of this size in inches, one for each title."""
-    columns = min(columns, len(titles))
+    """Small plots of this size in inches, one for each title, in as few rows as `columns` permit, of like length."""
     rows = math.ceil(len(titles) / columns)
+    columns = math.ceil(len(titles) / rows)
     titles = [wrap_name(title, max(12, int(width * 14))) for title in titles]
     lines = max(title.count("\n") for title in titles)
     figure = blank_figure(max(columns * width, 3.6), rows * (height + 0.15 * lines) + 0.8)

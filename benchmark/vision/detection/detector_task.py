@@ -28,6 +28,7 @@ from benchmark.vision.detection.detector import Batch, Detector
 from benchmark.vision.detection.detectors import detector_builder
 from benchmark.vision.detection.fit import DetectorFit, build_network
 from benchmark.vision.detection.inputs import BatchBuilder
+from benchmark.vision.detection.overlaps import largest_overlaps
 from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.encoding.encodings import Encodings
 from benchmark.vision.fingerprints import digest
@@ -138,12 +139,13 @@ class DetectorTask(VisionTask[Detector]):
 
     # --- for figures of a finished run -----------------------------------------------------------
     def annotations(self) -> Annotations:
-        """Returns the class and the size of each box of the pool, ignored ones included."""
+        """Returns the class, size and overlap of each box of the pool, ignored ones included."""
         self._require_labels(np.arange(self.num_pool))
         truth = self._pool.truth
         sides_B2 = truth.corners_B4[:, 2:] - truth.corners_B4[:, :2]
         image_B = np.repeat(np.arange(self.num_pool), np.diff(truth.offsets_N1))
-        return Annotations(self.classes, image_B, truth.labels_B, np.sqrt(sides_B2.prod(1)))
+        overlap_B = largest_overlaps(truth.corners_B4, truth.offsets_N1)
+        return Annotations(self.classes, image_B, truth.labels_B, np.sqrt(sides_B2.prod(1)), overlap_B)
 
     def pictures(self, indices: Indices, side: int) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.float32]]]:
         """Returns pool images for figures: (N, side, side, 3) thumbnails padded with white, and each image's (M, 4)
