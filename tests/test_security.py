@@ -369,7 +369,7 @@ LOCKS = sorted(path.name for path in ROOT.glob("requirements*.lock"))
 PIN = re.compile(r"([a-z0-9-]+)==(\S+)(?: ; [^\\\n]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
 EXTRAS = {
     "requirements.lock": ["train", "test"],
-    "requirements-extras.lock": ["train", "pycls", "ray", "video", "wandb"],
+    "requirements-extras.lock": ["train", "pycls", "ray", "tsne", "video", "wandb"],
     "requirements-docs.lock": ["train", "docs"],
     "requirements-mmdet.lock": ["train", "mmdet"],
 }
