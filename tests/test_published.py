@@ -28,7 +28,7 @@ from benchmark.analysis.tables import (
     to_markdown,
     write_tables,
 )
-from benchmark.analysis.verify import counterparts, own_label, verify
+from benchmark.analysis.verify import counterparts, describe_all_labels, own_label, verify
 from benchmark.cli.commands import app
 
 HOME = Path(__file__).parents[1]
@@ -102,6 +102,16 @@ def test_an_unknown_number_of_runs_is_said_and_never_guessed(tmp_path: Path) -> 
     [mixed] = read_curve_file(path)
     assert [curve.known_runs for curve in mixed.curves.values()] == [None, 3]
     assert build_table(mixed).legend == ["runs: a unknown, b 3"]
+
+
+def test_scores_with_all_labels_are_said_beside_ours() -> None:
+    pets, streets, digits = (
+        experiment(curve("random", [1.0]), title="mine", task=task)
+        for task in ("oxford_pet[size=64]", "cityscapes", "digits")
+    )
+    assert describe_all_labels(pets, PAPERS) == ["mine: with all labels geal-2021 publishes 93.13"]
+    assert describe_all_labels(streets, PAPERS) == ["mine: with all labels geal-2021 publishes 76.60"]
+    assert describe_all_labels(digits, PAPERS) == describe_all_labels(pets, []) == []
 
 
 @pytest.mark.parametrize("ending", ["md", "tex"])
