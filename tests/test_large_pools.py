@@ -280,7 +280,7 @@ def job_for(folder: Path, images: list[Path], **arguments: Any) -> ShardJob:
 
 def numbers_of(job: ShardJob) -> list[float]:
     """The stored numbers."""
-    return [value for _, block in job.open()["numbers"].blocks(100) for value in block[:, 0].tolist()]
+    return [value for _, block in job.open_tables()["numbers"].blocks(100) for value in block[:, 0].tolist()]
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
@@ -317,7 +317,7 @@ def test_damaged_shards_are_written_again(damage: str, images: list[Path], tmp_p
         rows.with_suffix(".json").write_text("{" if damage == "bad json" else "")
     if damage != "flip":
         with pytest.raises(ValueError, match=r"00000001.npy is missing or damaged: repeat the command"):
-            job.open()
+            job.open_tables()
     list(write_shards(job_for(tmp_path / "out", images, log=str(tmp_path / "log"))))
     assert numbers_of(job) == list(range(10))
     assert (tmp_path / "log").read_text().split() == ["3"]
@@ -328,7 +328,7 @@ def test_rows_of_another_model_lie_elsewhere(images: list[Path], tmp_path: Path)
     list(write_shards(job))
     other = ShardJob(**(vars(job) | {"facts": {"model": "b"}}))
     with pytest.raises(ValueError, match="is missing"):
-        other.open()
+        other.open_tables()
     manifest = json.loads((job.table("numbers").path / "manifest.json").read_text())
     assert manifest == {"table": "numbers", "model": "a"}
 
@@ -394,3 +394,37 @@ def test_labelled_images_come_before_those_on_disk(tmp_path: Path) -> None:
     tables = prepend({"features": torch.from_numpy(rows[:3])}, {"features": store(tmp_path, rows[3:], 4)})
     order = torch.tensor([9, 1, 3, 2])
     assert torch.equal(tables["features"].take(order), torch.from_numpy(rows)[order])
+
+
+PEAK = """
+import sys, torch
+from pathlib import Path
+from benchmark.strategies.shared import lazy_rows
+from benchmark.system.row_shards import RowShards
+torch.set_num_threads(1)
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1000
+lazy_rows.PART_SIZES = (2**14, 2**10)
+paths = sorted(Path(sys.argv[1]).glob("*.npy"))
+rows = RowShards(paths, [20_000] * len(paths))
+bounds = torch.full((len(rows),), torch.inf, dtype=torch.float64)
+before = peak()
+lazy = lazy_rows.LazyRows(rows, bounds, lazy_rows.Centres(torch.empty(0, 512).double()), torch.arange(len(rows)))
+lazy.take(0)
+lazy.pick_farthest(60)
+print(len(rows) * 512 * 2 / 1e6, peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from Linux")
+def test_a_selection_holds_little(tmp_path: Path) -> None:
+    """256 MB of rows, of which a selection holds an eighth and one mapped shard of 20 MB."""
+    for number in range(13):
+        rows = np.random.default_rng(number).standard_normal((20_000, 512), dtype=np.float32)
+        np.save(tmp_path / f"{number:08d}.npy", rows.astype(np.float16))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    output = subprocess.check_output([sys.executable, "-c", PEAK, str(tmp_path)], env=environment, text=True)
+    total, held = map(float, output.split())
+    assert total > 260
+    assert held < 150

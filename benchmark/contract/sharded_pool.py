@@ -49,6 +49,8 @@ class ShardedPool:
         tables: the rows by the name of their table; see `FromShards`.
         tie_seed: seed of the order in which ties are broken.
         device: where distances are computed.
+        diagnostics: what `log` was given.
+        scores: the values of the selected images, where the strategy ranks images by values; greater is more wanted.
     """
 
     num_images: int
@@ -57,8 +59,8 @@ class ShardedPool:
     tables: Mapping[str, Rows]
     tie_seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    diagnostics: dict[str, float] = field(default_factory=dict)  # what `log` was given
-    scores: dict[int, float] = field(default_factory=dict)  # of the selected images, where the strategy has scores
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    scores: dict[int, float] = field(default_factory=dict)
 
     @cached_property
     def is_candidate_N(self) -> Tensor:

@@ -253,10 +253,15 @@ class LazyRows:
     def refresh(self, part: Part, points_AD: Tensor) -> None:
         """Makes the distances of a part exact: takes all further centres into account."""
         part.bound_A[self.is_taken_G[self.groups_of(part.indices_A).cpu()].to(part.bound_A.device)] = -torch.inf
-        for positions in part.num_counted_A.argsort(stable=True).split(SAME_AGE):
-            for centres_KD in self.centres.since(int(part.num_counted_A[positions[0]])):
-                exact = self.distance(points_AD[positions], centres_KD)
-                part.bound_A[positions] = torch.minimum(part.bound_A[positions], exact)
+        oldest, newest = part.num_counted_A.aminmax()
+        if oldest == newest:
+            for centres_KD in self.centres.since(int(oldest)):
+                part.bound_A = torch.minimum(part.bound_A, self.distance(points_AD, centres_KD))
+        else:
+            for positions in part.num_counted_A.argsort(stable=True).split(SAME_AGE):
+                for centres_KD in self.centres.since(int(part.num_counted_A[positions[0]])):
+                    exact = self.distance(points_AD[positions], centres_KD)
+                    part.bound_A[positions] = torch.minimum(part.bound_A[positions], exact)
         part.num_counted_A[:] = self.centres.num
 
     # --- drawing ------------------------------------------------------------------------------

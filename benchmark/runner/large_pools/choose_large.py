@@ -199,7 +199,7 @@ def open_pool(cell: Cell, draw: InitialDraw, pool: LargePool, worker: ShardWorke
     describer = worker.describe
     assert isinstance(describer, ImageDescriber)
     num_base = 0 if pool.base is None else pool.base.num_pool
-    tables = worker.job.open()
+    tables = worker.job.open_tables()
     if num_base:
         tables = prepend(describer.describe_base(), tables)
     positions = np.concatenate([np.arange(num_base), num_base + pool.labelled_files])  # of the images of `trained`

@@ -83,7 +83,7 @@ class ShardJob:
         images = self.lists.checksum(number)
         return all(self.table(name).is_complete(number, images) for name in self.tables)
 
-    def open(self) -> dict[str, RowShards]:
+    def open_tables(self) -> dict[str, RowShards]:
         """Opens all tables. ValueError where a shard is missing."""
         return {name: self.table(name).open(self.num_shards) for name in self.tables}
 
