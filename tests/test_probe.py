@@ -18,7 +18,7 @@ from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, registry
 from benchmark.strategies.isal import isal
-from benchmark.vision.classification import Classifier, Probe, Recipe, Split
+from benchmark.vision.classification import Classifier, Probe, Recipe, Split, missing_capabilities
 from benchmark.vision.classification.augment import draw_epoch
 from benchmark.vision.classification.probe import LabelledFeatures, LinearNetwork, standardise
 from benchmark.vision.classification.training import training_losses
@@ -149,6 +149,7 @@ def test_a_hidden_layer_is_the_features_of_a_perceptron() -> None:
 
 @pytest.mark.parametrize("model", ["svm_probe", "knn_probe"])
 def test_influence_functions_are_refused_where_there_are_no_derivatives(model: str) -> None:
+    assert {"losses", "directional"} <= missing_capabilities(**Spec.read("task", probe(model)).values)
     with pytest.raises(ValueError, match="isal needs"):
         Cell(Spec.read("task", probe(model)), Spec.read("strategy", "isal"), Schedule(10, 5, 2, 10), 0).check_needs()
 

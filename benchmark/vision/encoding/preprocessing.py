@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.system.cores import num_cores
+from benchmark.vision.data.forked_processes import num_cores
 
 Channels = tuple[float, float, float]
 
