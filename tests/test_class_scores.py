@@ -87,6 +87,10 @@ def test_only_runs_of_one_seed_and_start_are_paired(tmp_path: Path) -> None:
     [gap] = cat.differences
     assert gap == of_class("mine", 1, 2)["accuracy"]["cat"] - of_class("random", 1, 2)["accuracy"]["cat"]
     assert math.isnan(cat.difference.low)
+    for run in experiment.runs:
+        run.__dict__["start_fingerprint"] = run.strategy  # as if they had started from other images
+    rows = class_scores.compare_classes(experiment, 2, "accuracy", 0.95)
+    assert all(not row.differences and math.isnan(row.difference.value) for row in rows)
 
 
 def test_the_command_shows_the_round_and_the_strategies_asked_for(tmp_path: Path, monkeypatch: Any) -> None:
