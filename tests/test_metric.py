@@ -47,7 +47,7 @@ def rates(metric: Metric, turned: bool) -> Experiment:
 
 
 def test_the_known_metrics_are_those_that_records_and_curves_name() -> None:
-    assert KNOWN_METRICS.keys() == {"accuracy", "map", "voc07_map", "ap", "miou"}
+    assert KNOWN_METRICS.keys() == {"accuracy", "map", "voc07_map", "ap", "miou", "oks_ap"}
     assert resolve_metric("accuracy") is ACCURACY
     assert resolve_metric(ERROR) is ERROR
     assert resolve_metric("nobody knows") == Metric("nobody knows", "", True, 2, None)

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmark.api import Indices
 from benchmark.vision.data.annotation_values import check_unique, parse_flag, parse_name, short_repr
-from benchmark.vision.data.annotations import LOG, GroundTruth, ImageFiles, Split
+from benchmark.vision.data.annotations import LOG, SPLIT_PLACEHOLDER, GroundTruth, ImageFiles, Split
 from benchmark.vision.data.coco_json import (
     MAX_COORDINATE,
     AnnotationEntry,
@@ -31,7 +31,7 @@ from benchmark.vision.data.image_files import Exif
 from benchmark.vision.data.poses import PoseTruth, Skeleton
 from benchmark.vision.data.regular_files import printable
 
-ANNOTATIONS = "annotations/person_keypoints_SPLIT.json"
+ANNOTATIONS = f"annotations/person_keypoints_{SPLIT_PLACEHOLDER}.json"
 COCO_SIGMAS = {  # of COCO's persons, as its evaluator has them
     "nose": 0.026, "left_eye": 0.025, "right_eye": 0.025, "left_ear": 0.035, "right_ear": 0.035,
     "left_shoulder": 0.079, "right_shoulder": 0.079, "left_elbow": 0.072, "right_elbow": 0.072, "left_wrist": 0.062,
