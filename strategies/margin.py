@@ -1,13 +1,12 @@
-"""Margin sampling (Scheffer, Decomain and Wrobel, 2001).
-
-Shapes: P predictions, C classes.
-"""
+"""Margin sampling (Scheffer, Decomain and Wrobel, 2001)."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from benchmark.api import How, Indices, View, register
+
+from .shared.uncertainty import one_minus_gap
 
 
 @register(needs={"predict"}, version=1)
@@ -33,5 +32,4 @@ def margin(view: View, budget: int, rng: np.random.Generator, *, how: How = "mea
         One forward pass per unlabelled image.
     """
     predictions = view.predict(view.unlabelled)
-    first_P, second_P = predictions.scores_PC.double().topk(2).values.T
-    return view.highest(predictions.per_image(1 - (first_P - second_P), how), budget)
+    return view.highest(predictions.per_image(one_minus_gap(predictions.scores_PC), how), budget)

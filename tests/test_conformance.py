@@ -26,6 +26,14 @@ LIGHTER = {
     "typiclust": "typiclust[encoder=patch_pca]",
     "probcover": "probcover[encoder=patch_pca]",
     "vaal": "vaal[epochs=1,latent=4,size=4,width=4]",
+    "batch_bald": "batch_bald[num_configurations=200,num_samples=10]",
+    "bait": "bait[form=binary]",
+    "active_ft": "active_ft[encoder=patch_pca,num_steps=20]",
+    "bilaf": "bilaf[encoder=patch_pca,num_steps=20]",
+    **{
+        name: f"{name}[encoder=patch_pca]"
+        for name in ("max_herding", "uncertainty_herding", "tcm", "dcom", "dropquery", "centroids")
+    },
 }
 ON = {
     "localization_stability": "few_scenes", "localization_tightness": "few_scenes[model=faster_rcnn]",

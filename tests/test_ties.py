@@ -22,16 +22,17 @@ from tests._stand_in import Kind, StandIn
 
 discovery.discover()
 RNG = np.random.default_rng
-PLUGINS = {name: p for name, p in REGISTRY["strategy"].items() if p.function.__module__.startswith("strategies.")}
+PLUGINS = {name: p for name, p in REGISTRY["strategy"].items() if p.function.__module__.startswith("benchmark.strategies.")}
 OPTIONS: dict[str, dict[str, Any]] = {
     "isal": {"depth": 2, "repeats": 2},
     "discriminative": {"epochs": 1, "num_queries": 2},
     "matched_random": {"like": "gradient_similarity"},
     "vaal": {"epochs": 1, "latent": 2, "width": 2, "size": 4, "flip": False},
     "probcover": {"delta": 0.1},
+    "batch_bald": {"num_samples": 4, "num_configurations": 40},
 }
 BOXES_ALONE = {"cald", "ppal", "localization_stability", "localization_tightness"}
-CLASSES_ALONE = {"badge", "alfa_mix"}
+CLASSES_ALONE = {"badge", "alfa_mix", "bait", "batch_bald", "dcom", "dropquery", "galaxy"}
 
 
 def look(task: Any, needs: Any = (), tie_seed: int = 0, num_labelled: int = 10) -> View:

@@ -21,6 +21,7 @@ def register(
     needs: Collection[Need] | Callable[..., Collection[Need]] = (),
     version: int,
     companion: Callable[..., Companion | None] | None = None,
+    needs_without_labels: Collection[Need] | Callable[..., Collection[Need]] | None = None,
 ) -> Callable[[StrategyF], StrategyF]:
     """Registers a strategy under the name of its function: `strategy(view, budget, rng, *, parameters) -> Indices`.
 
@@ -34,10 +35,15 @@ def register(
         version: a whole number from 1, raised by hand when the strategy's numbers change.
         companion: builds the Companion that is trained beside the model, called with the strategy's parameters as
             keywords; may return None.
+        needs_without_labels: what it uses instead of `needs` while nothing is labelled, when there is no model either:
+            capabilities of the images alone, `encode` and `images`. None: the same as `needs`.
     """
 
     def decorate(function: StrategyF) -> StrategyF:
-        add_plugin(Plugin("strategy", function.__name__, function, version, needs=needs, companion=companion))
+        name, cold = function.__name__, needs_without_labels
+        add_plugin(
+            Plugin("strategy", name, function, version, needs=needs, companion=companion, needs_without_labels=cold)
+        )
         return function
 
     return decorate

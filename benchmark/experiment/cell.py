@@ -91,7 +91,7 @@ class Cell:
             raise ValueError(
                 f"{self.strategy.label} needs {describe_needs(missing)}: {self.task.label} does not provide it"
             )
-        if not self.schedule.initial and (model_needs := needs - MODEL_FREE):
+        if not self.schedule.initial and (model_needs := self.strategy.needs_without_labels - MODEL_FREE):
             reason = f"{self.strategy.label} uses a trained model: {describe_needs(model_needs)}"
             raise ValueError(f"initial=0: {reason}. There is no model before the first labels: set initial=N")
         if "held_out" in needs and not self.schedule.validation:

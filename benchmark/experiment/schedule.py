@@ -34,8 +34,8 @@ class Schedule:
     """How many labels are bought, and when.
 
     Attributes:
-        initial: number of images labelled at random before round 0. 0 needs one_pass and a strategy that needs no
-            model.
+        initial: number of images labelled before round 0. 0: the strategy selects the images of round 0 too, for which
+            it must need no model.
         budget: number of labels bought between two trainings.
         rounds: greatest number of trainings.
         validation: number of held-out images, drawn at random before round 0.
@@ -55,7 +55,7 @@ class Schedule:
     one_pass: bool = False
 
     def __post_init__(self) -> None:
-        for name, minimum in (("initial", 0 if self.one_pass else 1), ("budget", 1), ("rounds", 1), ("validation", 0)):
+        for name, minimum in (("initial", 0), ("budget", 1), ("rounds", 1), ("validation", 0)):
             value, maximum = getattr(self, name), MAX_ROUNDS if name == "rounds" else MAX_IMAGES
             if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
                 raise ValueError(f"{name}={value}: must be at least {minimum}")
@@ -65,6 +65,8 @@ class Schedule:
             raise ValueError(f"budget_in={self.budget_in}: must be images or boxes")
         if self.one_pass and self.budget_in == "boxes":
             raise ValueError("one_pass=true: all images are chosen before their boxes are known: set budget_in=images")
+        if not self.initial and self.budget_in == "boxes":
+            raise ValueError("initial=0: the boxes of an image are not known before the first labels: set initial=N")
         if self.until:
             metric, value, width = parse_band(self.until)
             object.__setattr__(self, "until", f"{metric} {value:f} +- {width:f}")  # equal bands have equal keys

@@ -42,6 +42,7 @@ class Plugin:
         missing_capabilities: returns the capabilities that a task lacks under its parameters.
         label_leakage: tells, from a task's parameters, which labels influence the pool without being paid for.
         check_weights: checks files of weights before a task reads its data.
+        needs_without_labels: what a strategy uses instead of `needs` while nothing is labelled; None: the same.
     """
 
     kind: Literal["strategy", "task", "encoder"]
@@ -54,6 +55,7 @@ class Plugin:
     missing_capabilities: Callable[..., Collection[str]] | None = None
     label_leakage: Callable[..., str] | None = None
     check_weights: Callable[..., object] | None = None
+    needs_without_labels: Collection[str] | Callable[..., Collection[str]] | None = None
 
     @cache  # noqa: B019  plug-ins live as long as the process
     def parameters(self, published: bool = False) -> Mapping[str, tuple[Any, Any]]:
@@ -158,11 +160,12 @@ class Plugin:
         where = source_file(self)
         if type(self.version) is not int or self.version < 0:
             raise ValueError(f"{where}: version={short_repr(self.version)}: must be a whole number, at least 0")
-        if isinstance(self.needs, str):
-            raise ValueError(f"{where}: needs={self.needs!r}: must be a set of names, as {{{self.needs!r}}}")
-        is_names = isinstance(self.needs, Collection) and all(isinstance(need, str) for need in self.needs)
-        if not (callable(self.needs) or is_names):
-            raise ValueError(f"{where}: needs={short_repr(self.needs)}: must be a set of names, or a function of them")
+        for name, needs in {"needs": self.needs, "needs_without_labels": self.needs_without_labels or ()}.items():
+            if isinstance(needs, str):
+                raise ValueError(f"{where}: {name}={needs!r}: must be a set of names, as {{{needs!r}}}")
+            is_names = isinstance(needs, Collection) and all(isinstance(need, str) for need in needs)
+            if not (callable(needs) or is_names):
+                raise ValueError(f"{where}: {name}={short_repr(needs)}: must be a set of names, or a function of them")
         functions = {
             "companion": self.companion,
             "missing_capabilities": self.missing_capabilities,
@@ -174,9 +177,15 @@ class Plugin:
         if self.kind == "task" and self.check_weights is not None and self.recipes.get(False) is None:
             raise ValueError(f"{where}: check= needs a recipe to check: set default= to one")
 
-    def resolve_needs(self, values: Mapping[str, Any]) -> frozenset[str]:
-        """The needs under these bound parameters. ValueError where they are not names of capabilities or labels."""
-        needs = self.resolve_declaration("needs", values)
+    def resolve_needs(self, values: Mapping[str, Any], *, without_labels: bool = False) -> frozenset[str]:
+        """The needs under these bound parameters. ValueError where they are not names of capabilities or labels.
+
+        Args:
+            values: all parameters, as `bind` returns them.
+            without_labels: return what is needed while nothing is labelled.
+        """
+        own_needs = without_labels and self.needs_without_labels is not None
+        needs = self.resolve_declaration("needs_without_labels" if own_needs else "needs", values)
         if isinstance(needs, str) or not isinstance(needs, Iterable):
             raise ValueError(
                 f"{source_file(self)}: needs of {self.name} gives {short_repr(needs)}: must be a set of names"
@@ -188,7 +197,9 @@ class Plugin:
         return names
 
     def resolve_declaration(
-        self, name: Literal["needs", "companion", "missing_capabilities", "label_leakage"], values: Mapping[str, Any]
+        self,
+        name: Literal["needs", "needs_without_labels", "companion", "missing_capabilities", "label_leakage"],
+        values: Mapping[str, Any],
     ) -> Any:
         """The value of a declaration under these bound parameters; None where there is none.
 

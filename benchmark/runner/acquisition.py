@@ -77,7 +77,7 @@ def build_view(
     return View(
         task, model, labelled, np.flatnonzero(~is_excluded),
         num_initial=cell.schedule.initial, held_out=initial_draw.held_out,
-        needs=cell.strategy.plugin.resolve_needs(cell.strategy.values),
+        needs=cell.strategy.needs if len(labelled) else cell.strategy.needs_without_labels,
         purchase_sizes=[len(bought) for bought in purchases],
         tie_seed=selection_seed("ties", cell, len(purchases)),
     )  # fmt: skip
@@ -101,8 +101,8 @@ class Acquisition:
         Without an initial set the model is untrained.
         """
         if not self.cell.schedule.one_pass:
-            assert fit is not None
-            return build_view(self.cell, self.task, self.initial_draw, fit.model, purchases)
+            model = self.task.model().eval() if fit is None else fit.model
+            return build_view(self.cell, self.task, self.initial_draw, model, purchases)
         if self.first_view is None:
             initial = self.initial_draw.initial
             model = fit_round(self.cell, self.task, self.fits, initial, 0).model if len(initial) else self.task.model()
