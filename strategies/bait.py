@@ -136,9 +136,7 @@ class Design:
         self.g_NCC, self.t_NCC = self.quadratic_forms(self.inverse_RR), self.quadratic_forms(self.spread_RR)
 
     @classmethod
-    def start(
-        cls, features_ND: Tensor, covariance_NCC: Tensor, num_labelled: int, regularisation: float
-    ) -> Design:
+    def start(cls, features_ND: Tensor, covariance_NCC: Tensor, num_labelled: int, regularisation: float) -> Design:
         """Returns the design of the labelled images; the others are its candidates."""
         pool_RR = mean_information(features_ND, covariance_NCC)
         start_RR = regularisation * torch.eye(len(pool_RR), dtype=pool_RR.dtype, device=pool_RR.device)
@@ -150,7 +148,7 @@ class Design:
     @property
     def objective(self) -> float:
         """trace(V F)."""
-        return (self.inverse_RR * self.pool_RR).sum().item()
+        return float((self.inverse_RR * self.pool_RR).sum())
 
     def quadratic_forms(self, matrix_RR: Tensor) -> Tensor:
         """Returns `(I (x) h)^T matrix (I (x) h)` for each candidate, (N, C, C)."""
@@ -176,7 +174,8 @@ class Design:
         """Returns `trace(T B (I + sign G B)^-1)` for each image."""
         identity_CC = torch.eye(t_NCC.shape[1], dtype=t_NCC.dtype, device=t_NCC.device)
         left_NCC = identity_CC + sign * covariance_NCC @ g_NCC
-        return torch.linalg.solve(left_NCC, covariance_NCC @ t_NCC).diagonal(dim1=1, dim2=2).sum(1)
+        change_N: Tensor = torch.linalg.solve(left_NCC, covariance_NCC @ t_NCC).diagonal(dim1=1, dim2=2).sum(1)
+        return change_N
 
     def change(self, pick: int, sign: int) -> None:
         """Adds a candidate's information (sign 1), or takes it away (sign -1)."""
@@ -215,4 +214,5 @@ def mean_information(features_ND: Tensor, covariance_NCC: Tensor) -> Tensor:
 def square_root(matrix_CC: Tensor) -> Tensor:
     """Returns the symmetric square root of a positive semi-definite matrix."""
     values_C, vectors_CC = torch.linalg.eigh(matrix_CC)
-    return vectors_CC * values_C.clamp(min=0).sqrt() @ vectors_CC.T
+    root_CC: Tensor = vectors_CC * values_C.clamp(min=0).sqrt() @ vectors_CC.T
+    return root_CC

@@ -1,5 +1,4 @@
-"""BALD by Monte Carlo dropout (Houlsby et al., 2011; Gal, Islam and Ghahramani, 2017).
-"""
+"""BALD by Monte Carlo dropout (Houlsby et al., 2011; Gal, Islam and Ghahramani, 2017)."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -107,9 +108,7 @@ def select_jointly(
         pick = batch.picks[-1] if batch.picks else None
         if pick is not None:
             configurations = configurations.with_image(p_NKC[pick], num_configurations, rng)
-            batch.num_evaluated += refresh_best(
-                gain_N, lambda rows: configurations.conditional_entropy(p_NKC[rows]) - noise_N[rows]
-            )
+            batch.num_evaluated += refresh_best(gain_N, partial(configurations.gains, p_NKC, noise_N))
         is_best_N = gain_N >= gain_N.max() - ROUNDING
         pick = int(argmax_by_rank(is_best_N.to(torch.int8), rank_N))
         batch.picks.append(pick)
@@ -155,6 +154,10 @@ class Configurations:
         entropy_B: Tensor = torch.special.entr(label_BMC).sum(2) @ self.weight_M
         return entropy_B
 
+    def gains(self, p_NKC: Tensor, noise_N: Tensor, rows: Tensor) -> Tensor:
+        """Returns the information that each of these images adds to the batch; noise_N is their `E_w H[y | w]`."""
+        return self.conditional_entropy(p_NKC[rows]) - noise_N[rows]
+
     def with_image(self, p_KC: Tensor, num_configurations: int, rng: np.random.Generator) -> Configurations:
         """Returns the configurations of the batch with one more image."""
         num_samples, num_classes = p_KC.shape
@@ -179,4 +182,6 @@ class Configurations:
         uniform_KS = torch.from_numpy(rng.random((num_samples, num_each))).to(cumulative_KM) * cumulative_KM[:, -1:]
         rows = torch.searchsorted(cumulative_KM, uniform_KS, right=True).clamp(max=len(self.weight_M) - 1).flatten()
         drawn_with_M = torch.arange(num_samples, device=rows.device).repeat_interleave(num_each)
-        return Configurations(torch.full_like(rows, 1 / len(rows), dtype=torch.float64), self.relative_MK[rows], drawn_with_M)
+        return Configurations(
+            torch.full_like(rows, 1 / len(rows), dtype=torch.float64), self.relative_MK[rows], drawn_with_M
+        )

@@ -154,7 +154,7 @@ class Boundary:
         outer_MK = squared_distances(points_ME, self.points_NE[self.core_K]).sqrt()
         outer_MK[:, cluster] = torch.inf
         outer_M, opponent_M = outer_MK.min(1)
-        outer_M = outer_M.nan_to_num(posinf=torch.finfo(outer_M.dtype).max)  # a single cluster has no opponent
+        outer_M = outer_M.nan_to_num(posinf=2.0)  # a single cluster has no opponent
         factor_K = torch.ones_like(outer_MK[0])
         is_open_M = torch.ones_like(rank_M, dtype=torch.bool)
         last, picks = 0, list[int]()
@@ -163,7 +163,8 @@ class Boundary:
             distance_M[last] = -1
             is_open_M[sort_by(distance_M, rank_M)[: max(1, len(members) // share)]] = False
             score_M = (outer_M * factor_K[opponent_M] - inner_M) / torch.maximum(outer_M, inner_M).clamp(min=1e-12)
-            last = int(argmax_by_rank((-score_M).where(is_open_M, -torch.inf), rank_M))
+            candidates = is_open_M.nonzero()[:, 0]
+            last = int(candidates[argmax_by_rank(-score_M[candidates], rank_M[candidates])])
             factor_K[opponent_M[last]] *= penalty
             picks.append(int(members[last]))
         return picks

@@ -10,9 +10,7 @@ from .shared.features import SIMCLR, needs, select_centroids, unit_features
 
 
 @register(needs=needs, version=1)
-def centroids(
-    view: View, budget: int, rng: np.random.Generator, *, encoder: EncoderName | None = SIMCLR
-) -> Indices:
+def centroids(view: View, budget: int, rng: np.random.Generator, *, encoder: EncoderName | None = SIMCLR) -> Indices:
     """Selects the unlabelled image nearest to each centre of k-means with as many clusters as the budget.
 
     Features have unit length. Labelled images play no part. Clusters that stay empty, for want of distinct features,
@@ -33,6 +31,7 @@ def centroids(
         One pass of the encoder per image, once. k-means of N images with E features into `budget` clusters,
         O(N budget E) per step.
     """
-    picks = select_centroids(unit_features(view, encoder, view.unlabelled), budget, rng, view.tie_ranks(view.unlabelled))
-    selection: Indices = view.unlabelled[picks]
+    images = view.unlabelled
+    points_NE = unit_features(view, encoder, images)
+    selection: Indices = images[select_centroids(points_NE, budget, rng, view.tie_ranks(images))]
     return selection

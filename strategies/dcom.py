@@ -118,9 +118,7 @@ def covered_by(points_NE: Tensor, num_labelled: int, squared_M: Tensor) -> Tenso
     return covered_N
 
 
-def pure_squared_radii(
-    view: View, points_NE: Tensor, predicted_N: Tensor, delta: float, max_delta: float
-) -> Tensor:
+def pure_squared_radii(view: View, points_NE: Tensor, predicted_N: Tensor, delta: float, max_delta: float) -> Tensor:
     """Returns the squared radius of the ball of each labelled image, (M,).
 
     It is the distance of the first image beyond the largest ball that is pure enough, or `max_delta`.
@@ -163,7 +161,7 @@ class Mix:
             margin_N = self.margin_N.where(is_open_N, 0)
             score_N = self.competence * margin_N + (1 - self.competence) * density_N
             pick = int(argmax_by_rank(score_N.where(is_open_N, -torch.inf), rank_N))
-            new_N = (squared_distances(self.points_NE, self.points_NE[pick : pick + 1])[:, 0] < self.squared)
+            new_N = squared_distances(self.points_NE, self.points_NE[pick : pick + 1])[:, 0] < self.squared
             new_N &= ~self.covered_N
             self.covered_N |= new_N
             if new_N.any():

@@ -40,8 +40,8 @@ def tcm(
             this project's choice (see Deviations).
         max_clusters: the largest number of clusters, as in `typiclust`.
         num_neighbours: the largest number of neighbours that decide how typical an image is, as in `typiclust`.
-        how: how the margins of a detector's boxes, or of a segmenter's sampled pixels, become one value per image, as in
-            `margin`.
+        how: how the margins of a detector's boxes, or of a segmenter's sampled pixels, become one value per image, as
+            in `margin`.
 
     Logs:
         by_margin: 1 if the margin decided, otherwise 0.

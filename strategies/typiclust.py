@@ -56,6 +56,4 @@ def typiclust(
     if min(max_clusters, num_neighbours) < 1:
         settings = f"max_clusters={max_clusters},num_neighbours={num_neighbours}"
         raise ValueError(f"typiclust[{settings}]: both must be 1 or more")
-    return select_typical(
-        view, budget, rng, encoder=encoder, max_clusters=max_clusters, num_neighbours=num_neighbours
-    )
+    return select_typical(view, budget, rng, encoder=encoder, max_clusters=max_clusters, num_neighbours=num_neighbours)

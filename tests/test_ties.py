@@ -22,7 +22,8 @@ from tests._stand_in import Kind, StandIn
 
 discovery.discover()
 RNG = np.random.default_rng
-PLUGINS = {name: p for name, p in REGISTRY["strategy"].items() if p.function.__module__.startswith("benchmark.strategies.")}
+OURS = "benchmark.strategies."
+PLUGINS = {name: p for name, p in REGISTRY["strategy"].items() if p.function.__module__.startswith(OURS)}
 OPTIONS: dict[str, dict[str, Any]] = {
     "isal": {"depth": 2, "repeats": 2},
     "discriminative": {"epochs": 1, "num_queries": 2},

@@ -54,7 +54,7 @@ class CentreOptimiser:
             optimiser.zero_grad()
             with torch.enable_grad():
                 loss = self.loss(points_NE, torch.cat([F.normalize(centres_KE), labelled_ME]))
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             optimiser.step()
         return F.normalize(centres_KE.detach())
 

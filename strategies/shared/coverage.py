@@ -15,6 +15,7 @@ from .ties import argmax_by_rank
 
 BLOCK = 2048  # images on each side of a block of the kernel
 NUM_ACTIVE = 4096  # candidates whose gains `GaussianCoverage` keeps exact
+SMALL = 0.01  # gains below this share of the largest are computed anew: each difference adds a rounding error
 ROUNDING = 1e-6  # squared distances below it count as 0; gains that differ by less, relative to the largest, are equal
 
 
@@ -62,6 +63,7 @@ class GaussianCoverage:
     covered_N: Tensor = field(init=False)
     counted_N: Tensor = field(init=False)  # the coverage that the bounds take into account
     bound_N: Tensor = field(init=False)  # float64; -inf for labelled and selected images
+    largest: float = 0.0  # the largest gain when all gains were last computed anew
 
     def __post_init__(self) -> None:
         self.points_NE = self.points_NE * (2**0.5 / self.radius)  # the exponent is then x.y - |x|^2 / 2 - |y|^2 / 2
@@ -93,10 +95,12 @@ class GaussianCoverage:
     def refresh(self) -> None:
         """Makes all bounds exact."""
         columns = (self.covered_N > self.counted_N).nonzero()[:, 0]
-        if len(columns) > len(self.everything) / 2:
-            self.bound_N = self.all_gains().where(self.bound_N > -torch.inf, -torch.inf)
-        else:
+        is_large = len(columns) > len(self.everything) / 2
+        if not is_large:
             self.bound_N -= self.lost_gains(self.everything, columns, self.counted_N)
+        if is_large or self.bound_N.max().item() < SMALL * self.largest:
+            self.bound_N = self.all_gains().where(self.bound_N > -torch.inf, -torch.inf)
+            self.largest = self.bound_N.max().item()
         self.counted_N = self.covered_N.clone()
 
     def all_gains(self) -> Tensor:
@@ -122,7 +126,10 @@ class GaussianCoverage:
         return lost_B
 
     def pick_from_active(self, budget: int, rank_N: Tensor) -> None:
-        """Selects from the candidates with the largest bounds, which must be exact, while the best is above all others."""
+        """Selects from the candidates with the largest bounds, while the best is above all others.
+
+        The bounds must be exact at the start.
+        """
         other_bound, active_A = -math.inf, self.everything
         if len(active_A) > NUM_ACTIVE:
             values_A, active_A = self.bound_N.topk(NUM_ACTIVE)
@@ -133,7 +140,7 @@ class GaussianCoverage:
         while len(self.picks) < budget:
             best = gain_A.max().item()
             threshold = best - ROUNDING * abs(best)
-            if threshold <= other_bound:
+            if threshold <= other_bound or best < SMALL * self.largest:
                 break
             position = argmax_by_rank((gain_A >= threshold).to(torch.int8), rank_A)
             pick = active_A[position]

@@ -14,4 +14,5 @@ def one_minus_gap(scores_PC: Tensor) -> Tensor:
     The gap is computed in double precision, because 1 - gap would round small gaps away.
     """
     first_P, second_P = scores_PC.double().topk(2).values.T
-    return 1 - (first_P - second_P)
+    value_P: Tensor = 1 - (first_P - second_P)
+    return value_P
