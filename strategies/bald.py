@@ -9,7 +9,7 @@ from benchmark.api import How, Indices, View, register
 from .shared.disagreement import check_num_samples, information
 
 
-@register(needs={"sample"}, version=1)
+@register(needs={"sample"}, version=1, selects_high="disagreement")
 def bald(view: View, budget: int, rng: np.random.Generator, *, num_samples: int = 25, how: How = "max") -> Indices:
     """Selects the images with the largest mutual information between the label and the model's weights.
 

@@ -23,7 +23,7 @@ def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[Need]:
     return frozenset({"encode" if encoder else "embed"})
 
 
-@register(needs=needs, version=1)
+@register(needs=needs, version=1, selects_high="distance")
 def coreset(
     view: View,
     budget: int,

@@ -9,7 +9,7 @@ from benchmark.api import How, Indices, View, register
 from .shared.uncertainty import one_minus_gap
 
 
-@register(needs={"predict"}, version=1)
+@register(needs={"predict"}, version=1, selects_high="ambiguity")
 def margin(view: View, budget: int, rng: np.random.Generator, *, how: How = "mean") -> Indices:
     """Selects the images with the smallest gap between the two largest class probabilities.
 

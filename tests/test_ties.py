@@ -60,6 +60,15 @@ def test_equal_scores_buy_a_random_part_of_the_pool() -> None:
         assert all(60 < number < 145 for number in bought.values())  # 100 +- 5 standard deviations
 
 
+def test_equal_scores_buy_all_classes_in_proportion() -> None:
+    """In a pool stored by class, 100 images of each of ten, a constant score buys about 30 of each."""
+    view = look(StandIn("classifier", 1020), num_labelled=10)
+    chosen = view.highest(torch.zeros(len(view.unlabelled)), 300)
+    counts = np.bincount(np.minimum(chosen * 10 // 1020, 9), minlength=10)
+    assert (abs(counts - 30) < 5 * np.sqrt(30 * 0.7)).all()
+    assert np.bincount(view.unlabelled[:300] * 10 // 1020, minlength=10)[5:].sum() == 0  # by position: three classes
+
+
 def test_ranks_decide_between_equals_alone() -> None:
     view, scores = look(StandIn("classifier", 60), tie_seed=3), torch.tensor([2.0, 1.0, 2.0, 0.0] * 10)
     rank = dict(zip(view.unlabelled.tolist(), view.tie_ranks(view.unlabelled).tolist(), strict=True))

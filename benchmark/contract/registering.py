@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from benchmark.contract.companion import Companion
 from benchmark.contract.data import Indices
 from benchmark.contract.tasks import Encoder, Task
-from benchmark.plugins.capability_names import Need
+from benchmark.plugins.capability_names import Need, Property
 from benchmark.plugins.registry import Plugin, add_plugin
 
 StrategyF = TypeVar("StrategyF", bound=Callable[..., Indices])
@@ -22,6 +22,7 @@ def register(
     version: int,
     companion: Callable[..., Companion | None] | None = None,
     needs_without_labels: Collection[Need] | Callable[..., Collection[Need]] | None = None,
+    selects_high: Property | None = None,
 ) -> Callable[[StrategyF], StrategyF]:
     """Registers a strategy under the name of its function: `strategy(view, budget, rng, *, parameters) -> Indices`.
 
@@ -37,13 +38,25 @@ def register(
             keywords; may return None.
         needs_without_labels: what it uses instead of `needs` while nothing is labelled, when there is no model either:
             capabilities of the images alone, `encode` and `images`. None: the same as `needs`.
+        selects_high: by what the images that it selects exceed the others, as its paper says; `check` finds a score
+            whose sign is flipped. `entropy` is that of the predicted class, `ambiguity` 1 minus the gap between the two
+            largest probabilities, `disagreement` the mutual information of class and dropout mask, `predicted_loss` the
+            output of its companion, `distance` that to the nearest labelled image in feature space. None: the paper
+            gives no such direction.
     """
 
     def decorate(function: StrategyF) -> StrategyF:
-        name, cold = function.__name__, needs_without_labels
-        add_plugin(
-            Plugin("strategy", name, function, version, needs=needs, companion=companion, needs_without_labels=cold)
+        plugin = Plugin(
+            "strategy",
+            function.__name__,
+            function,
+            version,
+            needs=needs,
+            companion=companion,
+            needs_without_labels=needs_without_labels,
+            selects_high=selects_high,
         )
+        add_plugin(plugin)
         return function
 
     return decorate

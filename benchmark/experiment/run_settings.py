@@ -33,6 +33,7 @@ class Settings:
     budget_in: str | None
     until: str | None
     one_pass: bool | None
+    initial_by: str | None
     device: str
     threads: int | None
     workers: int | None

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, Literal, Protocol
 
 from benchmark.system.validation import convert
-from benchmark.text.words import plural
+from benchmark.text.words import plural, slug
 
 MAX_ROUNDS, MAX_IMAGES = 10_000, 10**9  # limits, since a typing error could otherwise fill the memory
 MAX_BAND_LENGTH = 80  # characters of `until`, which is part of a folder's name
@@ -44,6 +44,7 @@ class Schedule:
             rounds.
         one_pass: all images are selected at once, with the model of round 0, and bought in that order, `budget` per
             round.
+        initial_by: the strategy that selects the initial images, as a label; it must need no model. "": random images.
     """
 
     initial: int
@@ -53,6 +54,7 @@ class Schedule:
     budget_in: Literal["images", "boxes"] = "images"
     until: str = ""
     one_pass: bool = False
+    initial_by: str = ""
 
     def __post_init__(self) -> None:
         for name, minimum in (("initial", 0), ("budget", 1), ("rounds", 1), ("validation", 0)):
@@ -67,6 +69,8 @@ class Schedule:
             raise ValueError("one_pass=true: all images are chosen before their boxes are known: set budget_in=images")
         if not self.initial and self.budget_in == "boxes":
             raise ValueError("initial=0: the boxes of an image are not known before the first labels: set initial=N")
+        if self.initial_by and not self.initial:
+            raise ValueError(f"initial_by={self.initial_by} has no effect with initial=0: set initial=N")
         if self.until:
             metric, value, width = parse_band(self.until)
             object.__setattr__(self, "until", f"{metric} {value:f} +- {width:f}")  # equal bands have equal keys
@@ -99,7 +103,8 @@ class Schedule:
         held_out = f"v{self.validation}" if self.validation else ""
         ending = f"_until_{self.until.replace(' +- ', '+-').replace(' ', '_')}" if self.until else ""
         one_pass = "_one_pass" if self.one_pass else ""
-        return f"{self.initial}+{self.budget}{unit}x{self.num_acquisitions}{held_out}{ending}{one_pass}"
+        initial_by = f"_initial_by_{slug(self.initial_by)}" if self.initial_by else ""
+        return f"{self.initial}+{self.budget}{unit}x{self.num_acquisitions}{held_out}{ending}{one_pass}{initial_by}"
 
     @property
     def description(self) -> str:
@@ -109,7 +114,8 @@ class Schedule:
             purchases = f"all chosen at once, then {each} a round, {self.num_acquisitions} times"
         else:
             purchases = f"then {each} more, {self.num_acquisitions} times"
-        parts = [f"{plural(self.initial, 'image')} at first", purchases]
+        chosen_by = f" by {self.initial_by}" * bool(self.initial_by)
+        parts = [f"{plural(self.initial, 'image')} at first{chosen_by}", purchases]
         parts += [f"{plural(self.validation, 'image')} set aside"] * bool(self.validation)
         parts += [f"until {self.until}"] * bool(self.until)
         return ", ".join(parts)
@@ -125,7 +131,7 @@ class Schedule:
 
     def identity(self) -> dict[str, Any]:
         """The fields for keys and manifests, without fields of later releases at their default: so old keys stay."""
-        later = ("budget_in", "until", "one_pass")
+        later = ("budget_in", "until", "one_pass", "initial_by")
         values = [(field, getattr(self, field.name)) for field in dataclasses.fields(self)]
         return {field.name: value for field, value in values if field.name not in later or value != field.default}
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from benchmark.plugins.capability_names import CAPABILITIES, LABEL_NEEDS, capabilities_of
+from benchmark.plugins.capability_names import CAPABILITIES, LABEL_NEEDS, Property, capabilities_of
 from benchmark.plugins.code_hash import hash_code
 from benchmark.text.escaping import make_visible
 from benchmark.text.notation import PLUGIN_NAME, QuotedText, format_value, parse_label, parse_scalar
@@ -43,6 +43,7 @@ class Plugin:
         label_leakage: tells, from a task's parameters, which labels influence the pool without being paid for.
         check_weights: checks files of weights before a task reads its data.
         needs_without_labels: what a strategy uses instead of `needs` while nothing is labelled; None: the same.
+        selects_high: by what the images that a strategy selects exceed the others.
     """
 
     kind: Literal["strategy", "task", "encoder"]
@@ -56,6 +57,7 @@ class Plugin:
     label_leakage: Callable[..., str] | None = None
     check_weights: Callable[..., object] | None = None
     needs_without_labels: Collection[str] | Callable[..., Collection[str]] | None = None
+    selects_high: Property | None = None
 
     @cache  # noqa: B019  plug-ins live as long as the process
     def parameters(self, published: bool = False) -> Mapping[str, tuple[Any, Any]]:
@@ -176,6 +178,9 @@ class Plugin:
                 raise ValueError(f"{where}: {name}={short_repr(value)}: must be a function")
         if self.kind == "task" and self.check_weights is not None and self.recipes.get(False) is None:
             raise ValueError(f"{where}: check= needs a recipe to check: set default= to one")
+        if self.selects_high not in (None, *typing.get_args(Property)):
+            words = did_you_mean(str(self.selects_high), typing.get_args(Property))
+            raise ValueError(f"{where}: selects_high={short_repr(self.selects_high)}: no property is called {words}")
 
     def resolve_needs(self, values: Mapping[str, Any], *, without_labels: bool = False) -> frozenset[str]:
         """The needs under these bound parameters. ValueError where they are not names of capabilities or labels.
