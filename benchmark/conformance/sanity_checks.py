@@ -78,7 +78,8 @@ def ambiguity(view: View) -> Tensor | None:
     """Returns 1 minus the gap between the two largest probabilities; None where an image has no single prediction."""
     predictions = view.predict(view.unlabelled)
     first_P, second_P = predictions.scores_PC.double().topk(2).values.T.cpu()
-    return 1 - (first_P - second_P) if predictions.one_each else None
+    ambiguity_P: Tensor = 1 - (first_P - second_P)
+    return ambiguity_P if predictions.one_each else None
 
 
 def disagreement(view: View) -> Tensor | None:
