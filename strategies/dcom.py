@@ -84,6 +84,8 @@ def dcom(
         predictions = view.predict(images)
         if not predictions.one_each:
             raise ValueError("dcom needs one prediction per image: take a classifier, not a detector or a segmenter")
+        if not predictions.scores_PC.isfinite().all():
+            raise ValueError("dcom: the predictions of the model hold NaN or infinity")
         squared_M = pure_squared_radii(view, points_NE, predictions.scores_PC.argmax(1), delta, max_delta)
         margin_N = to_unit_range(one_minus_gap(predictions.scores_PC).to(points_NE))
     covered_N = covered_by(points_NE, num_labelled, squared_M)

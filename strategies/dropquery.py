@@ -83,6 +83,8 @@ def count_mismatches(view: View, images: Indices, num_samples: int, seed: int) -
     predictions = view.predict(images)
     if not predictions.one_each:
         raise ValueError("dropquery needs one prediction per image: take a classifier, not a detector or a segmenter")
+    if not predictions.scores_PC.isfinite().all():
+        raise ValueError("dropquery: the predictions of the model hold NaN or infinity")
     label_N = predictions.scores_PC.argmax(1)
     mismatch_N = torch.zeros_like(label_N)
     for sample in view.sample(images, num_samples, seed):

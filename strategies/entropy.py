@@ -11,7 +11,7 @@ import torch
 from benchmark.api import How, Indices, View, register
 
 
-@register(needs={"predict"}, version=1, selects_high="entropy")
+@register(needs={"predict"}, version=1, selects_high="class_entropy")
 def entropy(view: View, budget: int, rng: np.random.Generator, *, how: How = "mean") -> Indices:
     """Selects the images whose predicted class probabilities have the largest entropy.
 

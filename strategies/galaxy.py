@@ -42,6 +42,8 @@ def galaxy(view: View, budget: int, rng: np.random.Generator) -> Indices:
     predictions = view.predict(images)
     if not predictions.one_each:
         raise ValueError("galaxy needs one prediction per image: take a classifier, not a detector or a segmenter")
+    if not predictions.scores_PC.isfinite().all():
+        raise ValueError("galaxy: the predictions of the model hold NaN or infinity")
     labels = view.labels(view.labelled)
     assert isinstance(labels, Tensor)
     p_NC = predictions.scores_PC.double().cpu().numpy()

@@ -6,6 +6,7 @@ Shapes: N images.
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from benchmark.api import How, Indices, View, register
 
@@ -49,4 +50,7 @@ def power_bald(
     if coldness < 0:
         raise ValueError(f"power_bald[coldness={coldness}]: must be 0 or more")
     information_N = information(view, num_samples, int(rng.integers(2**63)), how).double().cpu()
-    return draw_by_gumbel(view, coldness * information_N.clamp(min=0).log(), budget, rng)
+    log_weight_N = (coldness * information_N.log()).where(
+        ~(information_N <= 0), -torch.inf
+    )  # NaN stays, and is refused
+    return draw_by_gumbel(view, log_weight_N, budget, rng)

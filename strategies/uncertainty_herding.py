@@ -106,6 +106,8 @@ def smallest_distance(points_ME: Tensor) -> float:
 def uncertainties(view: View, uncertainty: Uncertainty, temperature: float) -> Tensor:
     """Returns the uncertainty of each unlabelled image, (N,): a mean over boxes or locations where it has several."""
     predictions = view.predict(view.unlabelled)
+    if not predictions.scores_PC.isfinite().all():
+        raise ValueError("uncertainty_herding: the predictions of the model hold NaN or infinity")
     p_PC = (predictions.scores_PC.double().log() / temperature).softmax(1)
     if uncertainty == "entropy":
         return predictions.per_image(torch.special.entr(p_PC).sum(1))

@@ -68,10 +68,11 @@ def starts_without_labels(trial: StrategyTrial) -> str | None:
     return None
 
 
-def entropy(view: View) -> Tensor | None:
+def class_entropy(view: View) -> Tensor | None:
     """Returns the entropy of each unlabelled image's class, (N,); None where an image has no single prediction."""
     predictions = view.predict(view.unlabelled)
-    return torch.special.entr(predictions.scores_PC).sum(1).cpu() if predictions.one_each else None
+    entropy_P: Tensor = torch.special.entr(predictions.scores_PC).sum(1).cpu()
+    return entropy_P if predictions.one_each else None
 
 
 def ambiguity(view: View) -> Tensor | None:
@@ -88,7 +89,8 @@ def disagreement(view: View) -> Tensor | None:
     if not samples[0].one_each:
         return None
     p_KNC = torch.stack([sample.scores_PC for sample in samples])
-    return (torch.special.entr(p_KNC.mean(0)).sum(1) - torch.special.entr(p_KNC).sum(2).mean(0)).cpu()
+    information_N: Tensor = torch.special.entr(p_KNC.mean(0)).sum(1) - torch.special.entr(p_KNC).sum(2).mean(0)
+    return information_N.cpu()
 
 
 def predicted_loss(view: View) -> Tensor:
@@ -103,7 +105,7 @@ def distance(view: View) -> Tensor:
 
 
 PROPERTIES: dict[Property, Callable[[View], Tensor | None]] = {
-    "entropy": entropy,
+    "class_entropy": class_entropy,
     "ambiguity": ambiguity,
     "disagreement": disagreement,
     "predicted_loss": predicted_loss,

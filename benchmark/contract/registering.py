@@ -39,9 +39,9 @@ def register(
         needs_without_labels: what it uses instead of `needs` while nothing is labelled, when there is no model either:
             capabilities of the images alone, `encode` and `images`. None: the same as `needs`.
         selects_high: by what the images that it selects exceed the others, as its paper says; `check` finds a score
-            whose sign is flipped. `entropy` is that of the predicted class, `ambiguity` 1 minus the gap between the two
-            largest probabilities, `disagreement` the mutual information of class and dropout mask, `predicted_loss` the
-            output of its companion, `distance` that to the nearest labelled image in feature space. None: the paper
+            whose sign is flipped. `class_entropy` is that of the prediction, `ambiguity` 1 minus the gap between its
+            two largest probabilities, `disagreement` the mutual information of class and dropout mask, `predicted_loss`
+            the output of its companion, `distance` that to the nearest labelled image in feature space. None: the paper
             gives no such direction.
     """
 

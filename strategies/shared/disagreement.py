@@ -61,4 +61,4 @@ def draw_by_gumbel(view: View, log_weight_N: Tensor, budget: int, rng: np.random
     Kool et al. (2019): the largest sums of log weight and Gumbel noise are such a draw.
     """
     noise_N = torch.from_numpy(rng.gumbel(size=len(log_weight_N)))
-    return view.highest(log_weight_N.nan_to_num(nan=-torch.inf) + noise_N, budget)
+    return view.highest(log_weight_N + noise_N, budget)

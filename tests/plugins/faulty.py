@@ -113,7 +113,7 @@ def single_class(view: View, budget: int, rng: Generator) -> Indices:
     return view.lowest((task.labels(view.model, view.unlabelled) != 3).float(), budget)
 
 
-@register(needs={"predict"}, version=1, selects_high="entropy")
+@register(needs={"predict"}, version=1, selects_high="class_entropy")
 def flipped(view: View, budget: int, rng: Generator) -> Indices:
     """Entropy with its sign flipped: the most certain images."""
     return view.lowest(torch.special.entr(view.predict(view.unlabelled).scores_PC).sum(1), budget)
