@@ -229,7 +229,7 @@ def check_schedule(fields: Mapping[str, Any]) -> None:
 EXPERIMENT_FIELDS: dict[str, Any] = {  # the type of each field of an experiment in a grid file
     "task": str | dict, "strategies": list, "seeds": int | list | str,
     "initial": int, "budget": int, "rounds": int, "validation": int, "budget_in": str, "until": str,
-    "one_pass": bool, "first_budget": int,
+    "one_pass": bool, "first_budget": int, "initial_by": str,
 }  # fmt: skip
 MAX_SEEDS = 10_000  # a limit, since a typing error could otherwise fill the memory
 SCHEDULE_DEFAULTS = {
@@ -267,6 +267,8 @@ def build_experiment(name: str, entry: dict[str, Any], settings: Settings) -> Ex
         raise ValueError(f"seeds={values['seeds']}: must be a number of seeds, a list of seeds, or auto")
     if max(seeds) >= 2**63:
         raise ValueError(f"seeds={values['seeds']}: each must be below 2^63")
+    if values["initial_by"]:  # equal parameters, however they were typed, are one schedule
+        values["initial_by"] = Spec.read("strategy", values["initial_by"]).label
     schedule = Schedule(**{field.name: values[field.name] for field in dataclasses.fields(Schedule)})
     task, numbers = Spec.read("task", values["task"]), tuple(dict.fromkeys(seeds))
     variants = (ORDINARY,) if settings.sets is None else STAGGERED

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from benchmark.api import Indices, View, register
 
-from .shared.features import kmeans
+from .shared.features import nearest_to_centres
 
 CHUNK = 2**14  # images in memory at once
 
@@ -124,15 +124,3 @@ def ascent_direction(view: View, features_ND: Tensor, label_N1: Tensor) -> Tenso
     others_NC = logits_NC.scatter(1, label_N1, -torch.inf)
     [gradient_ND] = torch.autograd.grad((others_NC.logsumexp(1) - logits_NC.gather(1, label_N1)[:, 0]).sum(), point_ND)
     return gradient_ND
-
-
-def nearest_to_centres(points_MD: Tensor, num: int, rng: np.random.Generator, rank_M: Indices) -> Indices:
-    """Returns the positions of the points nearest to the centres of `num` clusters, one per cluster that is not empty.
-
-    Of equally near points the one with the lowest rank is taken.
-    """
-    cluster_M, centres_KD = kmeans(points_MD, num, rng)
-    squared_M = (points_MD - centres_KD[torch.from_numpy(cluster_M).to(points_MD.device)]).square().sum(1)
-    order_M = np.lexsort((rank_M, squared_M.cpu().numpy(), cluster_M))
-    picks: Indices = order_M[np.unique(cluster_M[order_M], return_index=True)[1]]
-    return picks

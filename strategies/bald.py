@@ -1,23 +1,15 @@
-"""BALD by Monte Carlo dropout (Houlsby et al., 2011; Gal, Islam and Ghahramani, 2017).
-
-Shapes: N images, P predictions, C classes.
-"""
+"""BALD by Monte Carlo dropout (Houlsby et al., 2011; Gal, Islam and Ghahramani, 2017)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain
-
 import numpy as np
-import torch
-from torch import Tensor
 
 from benchmark.api import How, Indices, View, register
 
-IMAGES_AT_ONCE = 500  # images sampled at once where an image has many predictions
+from .shared.disagreement import check_num_samples, information
 
 
-@register(needs={"sample"}, version=1)
+@register(needs={"sample"}, version=1, selects_high="disagreement")
 def bald(view: View, budget: int, rng: np.random.Generator, *, num_samples: int = 25, how: How = "max") -> Indices:
     """Selects the images with the largest mutual information between the label and the model's weights.
 
@@ -46,31 +38,5 @@ def bald(view: View, budget: int, rng: np.random.Generator, *, num_samples: int 
         One forward pass per unlabelled image, then `num_samples` passes of the last layer alone. Memory holds sums over
         samples, (P, C); where an image has many predictions, those of 500 images at a time.
     """
-    if num_samples < 2:
-        raise ValueError(f"bald[num_samples={num_samples}]: must be 2 or more, as one sample always agrees with itself")
-    seed, images = int(rng.integers(2**63)), view.unlabelled
-    if next(view.sample(images[:1], 1, seed)).one_each:
-        return view.highest(disagreement(view, images, num_samples, seed, how), budget)
-    parts = np.array_split(images, -(-len(images) // IMAGES_AT_ONCE))
-    return view.highest(torch.cat([disagreement(view, part, num_samples, seed, how) for part in parts]), budget)
-
-
-def disagreement(view: View, images: Indices, num_samples: int, seed: int, how: How) -> Tensor:
-    """Returns the mutual information of each image, (N,)."""
-    samples = view.sample(images, num_samples, seed)
-    first = next(samples)
-    return first.per_image(mutual_information(sample.scores_PC for sample in chain([first], samples)), how)
-
-
-def mutual_information(samples: Iterable[Tensor]) -> Tensor:
-    """Returns the mutual information of each prediction, (P,), from samples of (P, C) probabilities.
-
-    The samples are read one at a time, so that memory does not grow with their number.
-    """
-    total_PC, entropy_P, count = torch.zeros(()), torch.zeros(()), 0
-    for p_PC in samples:
-        total_PC = total_PC + p_PC
-        entropy_P = entropy_P + torch.special.entr(p_PC).sum(1)
-        count += 1
-    information_P: Tensor = torch.special.entr(total_PC / count).sum(1) - entropy_P / count
-    return information_P
+    check_num_samples("bald", num_samples)
+    return view.highest(information(view, num_samples, int(rng.integers(2**63)), how), budget)

@@ -52,7 +52,7 @@ def select_from_shards(
     return lazy.pick_farthest(budget)
 
 
-@register(needs=needs, version=1, from_shards=FromShards(tables, describe, select_from_shards))
+@register(needs=needs, version=1, selects_high="distance", from_shards=FromShards(tables, describe, select_from_shards))
 def coreset(
     view: View,
     budget: int,

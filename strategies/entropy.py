@@ -22,6 +22,7 @@ def select_from_shards(pool: ShardedPool, budget: int, rng: np.random.Generator,
 @register(
     needs={"predict"},
     version=1,
+    selects_high="class_entropy",
     from_shards=FromShards(prediction_tables, describe_predictions, select_from_shards),
 )
 def entropy(view: View, budget: int, rng: np.random.Generator, *, how: How = "mean") -> Indices:

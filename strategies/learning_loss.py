@@ -70,7 +70,7 @@ def companion(*, detach_after: float, weight: float, margin: float, width: int, 
     return LossPrediction(detach_after, weight, margin, width)
 
 
-@register(needs=needs, version=1, companion=companion)
+@register(needs=needs, version=1, selects_high="predicted_loss", companion=companion)
 def learning_loss(
     view: View,
     budget: int,

@@ -10,7 +10,7 @@ import numpy as np
 from benchmark.api import How, Indices, View, register
 
 
-@register(needs={"predict"}, version=1)
+@register(needs={"predict"}, version=1, selects_high="class_entropy")
 def least_confidence(view: View, budget: int, rng: np.random.Generator, *, how: How = "mean") -> Indices:
     """Selects the images whose most likely class has the smallest probability.
 

@@ -1,7 +1,4 @@
-"""Margin sampling (Scheffer, Decomain and Wrobel, 2001).
-
-Shapes: P predictions, C classes.
-"""
+"""Margin sampling (Scheffer, Decomain and Wrobel, 2001)."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from torch import Tensor
 from benchmark.api import FromShards, How, Indices, Predictions, ShardedPool, View, register
 
 from .shared.stored import describe_predictions, highest, prediction_tables
+from .shared.uncertainty import one_minus_gap
 
 
 def select_from_shards(pool: ShardedPool, budget: int, rng: np.random.Generator, *, how: How) -> Indices:
@@ -21,6 +19,7 @@ def select_from_shards(pool: ShardedPool, budget: int, rng: np.random.Generator,
 @register(
     needs={"predict"},
     version=1,
+    selects_high="ambiguity",
     from_shards=FromShards(prediction_tables, describe_predictions, select_from_shards),
 )
 def margin(view: View, budget: int, rng: np.random.Generator, *, how: How = "mean") -> Indices:
@@ -49,5 +48,4 @@ def margin(view: View, budget: int, rng: np.random.Generator, *, how: How = "mea
 
 def closeness(predictions: Predictions, how: How) -> Tensor:
     """Returns 1 - (p_1 - p_2) of each image, (N,)."""
-    first_P, second_P = predictions.scores_PC.double().topk(2).values.T
-    return predictions.per_image(1 - (first_P - second_P), how)
+    return predictions.per_image(one_minus_gap(predictions.scores_PC), how)

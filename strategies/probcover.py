@@ -14,7 +14,15 @@ from torch import Tensor
 from benchmark.api import EncoderName, Indices, Need, View, register
 
 from .shared import features
-from .shared.features import MAX_EXACT_CLUSTERS, SIMCLR, kmeans, squared_distances, unit_features
+from .shared.features import (
+    MAX_EXACT_CLUSTERS,
+    SIMCLR,
+    count_classes,
+    count_within,
+    kmeans,
+    squared_distances,
+    unit_features,
+)
 from .shared.ties import argmax_by_rank, ranks_as_tensor
 
 
@@ -106,20 +114,6 @@ def cover(
         degree_N[pick] = -len(points_NE)
         picks.append(pick)
     return picks
-
-
-def count_within(points_NE: Tensor, others_ME: Tensor, squared: float) -> Tensor:
-    """Returns how many of the others are nearer to each point than the radius (given squared), (N,)."""
-    count_N = torch.zeros(len(points_NE), dtype=torch.int64, device=points_NE.device)
-    for part in others_ME.split(max(1, features.CHUNK // len(points_NE))):
-        count_N += (squared_distances(points_NE, part) < squared).sum(1)
-    return count_N
-
-
-def count_classes(view: View) -> int:
-    """Returns the number of classes of the model, without a detector's background."""
-    predictions = view.predict(view.unlabelled[:1])
-    return predictions.scores_PC.shape[1] - (predictions.boxes_P4 is not None)
 
 
 def squared_radius(points_NE: Tensor, num: int, purity: float, rng: np.random.Generator) -> float:

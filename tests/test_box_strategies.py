@@ -17,9 +17,8 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from benchmark.api import Augmentation, Boxes, Indices, Predictions, View
-from benchmark.strategies import bald as bald_module
 from benchmark.strategies import ppal as ppal_module
-from benchmark.strategies.bald import bald, mutual_information
+from benchmark.strategies.bald import bald
 from benchmark.strategies.cald import cald, class_confidence, js_divergence, labelled_class_frequency, least_consistency
 from benchmark.strategies.ppal import (
     binary_entropy,
@@ -29,7 +28,9 @@ from benchmark.strategies.ppal import (
     k_medoids,
     ppal,
 )
+from benchmark.strategies.shared import disagreement
 from benchmark.strategies.shared.boxes import best_match, box_classes, pad_by_image, rank_in_image
+from benchmark.strategies.shared.disagreement import mutual_information
 from tests._toy import Toy, look
 
 RNG = np.random.default_rng
@@ -154,7 +155,7 @@ def test_bald_asks_for_some_images_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
     task = disagreeing(num_images=11, number=50)
     whole = bald(task.view("sample"), 11, RNG(4), num_samples=5)
     assert [call for call, _ in task.calls] == ["1 images", "11 images"]
-    monkeypatch.setattr(bald_module, "IMAGES_AT_ONCE", 4)
+    monkeypatch.setattr(disagreement, "IMAGES_AT_ONCE", 4)
     task.calls.clear()
     np.testing.assert_array_equal(bald(task.view("sample"), 11, RNG(4), num_samples=5), whole)
     assert [call for call, _ in task.calls] == ["1 images", "4 images", "4 images", "3 images"]
@@ -165,7 +166,7 @@ def test_bald_asks_for_all_images_of_a_classifier(monkeypatch: pytest.MonkeyPatc
     """The samples of a classifier are drawn for all images together."""
     view = look(Toy(), {"sample"})
     whole = bald(view, 40, RNG(0), num_samples=3)
-    monkeypatch.setattr(bald_module, "IMAGES_AT_ONCE", 4)
+    monkeypatch.setattr(disagreement, "IMAGES_AT_ONCE", 4)
     np.testing.assert_array_equal(bald(view, 40, RNG(0), num_samples=3), whole)
 
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 from _cells import FAULTY
 
-from benchmark.api import Machine
+from benchmark.api import Machine, View
 from benchmark.conformance.checks import failures, run_checks
+from benchmark.conformance.sanity_checks import follows_its_paper
+from benchmark.conformance.trials import StrategyTrial
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, registry
 
@@ -26,6 +28,14 @@ LIGHTER = {
     "typiclust": "typiclust[encoder=patch_pca]",
     "probcover": "probcover[encoder=patch_pca]",
     "vaal": "vaal[epochs=1,latent=4,size=4,width=4]",
+    "batch_bald": "batch_bald[num_configurations=200,num_samples=10]",
+    "bait": "bait[form=binary]",
+    "active_ft": "active_ft[encoder=patch_pca,num_steps=20]",
+    "bilaf": "bilaf[encoder=patch_pca,num_steps=20]",
+    **{
+        name: f"{name}[encoder=patch_pca]"
+        for name in ("max_herding", "uncertainty_herding", "tcm", "dcom", "dropquery", "centroids")
+    },
 }
 ON = {
     "localization_stability": "few_scenes", "localization_tightness": "few_scenes[model=faster_rcnn]",
@@ -77,6 +87,17 @@ def test_digits_conforms() -> None:
     assert failures(registry.get("task", "digits"), Spec.read("task", "digits"), CPU) == []
 
 
+@pytest.mark.parametrize("name", ["entropy", "margin", "least_confidence", "bald", "learning_loss"])
+def test_a_flipped_sign_is_told_from_the_right_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learning loss that picks the lowest predicted loss is a published bug."""
+    trial = StrategyTrial(Spec.read("strategy", name), Spec.read("task", "digits[epochs=3]"), CPU)
+    assert follows_its_paper(trial) is None
+    monkeypatch.setattr(View, "highest", View.lowest)
+    message = follows_its_paper(trial)
+    assert message is not None
+    assert "is the sign flipped?" in message
+
+
 @pytest.mark.parametrize(
     ("name", "check_", "words"),
     [
@@ -90,6 +111,13 @@ def test_digits_conforms() -> None:
         ("scattered", "it does not follow the order of the pool", "from certain places of the pool"),
         ("flat", "it tells images apart", "its scores are all equal, or nearly so, on digits[epochs=3]"),
         ("box_count", "it tells images apart", "its scores are all equal"),  # a classifier's images count one each
+        (
+            "single_class",
+            "it buys labels of several classes",
+            "labels that it buys are of class 3, which has 11% of the pool's",
+        ),
+        ("flipped", "it selects in the direction of its paper", "is the sign flipped?"),
+        ("needs_a_model", "it starts without labels where it says so", "did not declare the need 'predict'"),
         ("crash", "it returns `budget` distinct unlabelled images", "KeyError"),
     ],
 )

@@ -50,6 +50,8 @@ def test_quick_is_the_default_and_can_give_verdicts() -> None:
 def test_all_has_every_strategy_of_classification_on_digits() -> None:
     own = {"random", "entropy", "margin", "least_confidence", "bald", "coreset", "badge", "isal", "gradient_similarity"}
     own |= {"learning_loss", "discriminative", "geal", "freesel", "vaal", "typiclust", "probcover", "cdal", "alfa_mix"}
+    own |= {"max_herding", "uncertainty_herding", "power_bald", "softmax_bald", "batch_bald", "bait", "tcm", "dcom"}
+    own |= {"dropquery", "galaxy", "centroids", "active_ft", "bilaf"}
     assert {cell.strategy.name for cell in cells("grid=all", "tasks=[digits]")} == own
 
 

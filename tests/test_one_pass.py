@@ -96,6 +96,66 @@ def test_without_labels_round_0_buys_too(tmp_path: Path) -> None:
     assert len(starts) == 3
 
 
+@pytest.mark.parametrize("strategy", ["random", "max_herding", "tcm", "uncertainty_herding", "dcom", "dropquery"])
+def test_without_labels_a_strategy_selects_round_by_round(strategy: str, tmp_path: Path) -> None:
+    """Round 0 has no model; later rounds select with the model of the round before."""
+    label = strategy if strategy == "random" else f"{strategy}[encoder=patch_pca]"
+    one_cell = cell(label, **COLD)
+    recorded = records(run([one_cell], tmp_path / "whole"))
+    assert [(record.num_labelled, len(record.bought)) for record in recorded] == [(10, 10), (20, 10), (30, 10)]
+    assert len({index for record in recorded for index in record.bought}) == 30
+    if strategy == "uncertainty_herding":  # it logs a radius that depends on the labels
+        assert recorded[0].diagnostics["radius"] == 1 > recorded[2].diagnostics["radius"]
+
+
+BY = "typiclust[encoder=patch_pca]"
+
+
+def test_a_strategy_draws_the_initial_set_for_all_strategies(tmp_path: Path) -> None:
+    """It is paid for and recorded as any initial set, with what the strategy logged and the time that it took."""
+    cells = [cell(name, initial_by=BY) for name in ("random", "entropy")]
+    events: Any = run(cells, tmp_path)
+    first, second = (event for event in events if event.record.round == 0)
+    assert first.record.bought == second.record.bought
+    assert len(set(first.record.bought)) == first.record.cost["images"] == 20
+    assert first.record.diagnostics["clusters"] == 20
+    assert first.measured.seconds["encode"] > 0
+    assert [event.record.num_labelled for event in events[:3]] == [20, 25, 30]
+    random_start = records(run([cell("random")], tmp_path / "other"))[0]
+    assert random_start.bought != first.record.bought
+    task = task_loading.build_task(cells[0].task, CPU)
+    held_out = acquisition.draw_initial(cells[0], task).held_out
+    assert held_out.tolist() == acquisition.draw_initial(cell("random"), task).held_out.tolist()
+    assert not np.isin(first.record.bought, held_out).any()
+
+
+def test_an_initial_strategy_is_part_of_key_and_path(tmp_path: Path) -> None:
+    plain, by = cell("random"), cell("random", initial_by=BY)
+    assert plain.key != by.key
+    assert "initial_by" not in plain.identity()["schedule"]
+    assert by.identity()["initial_by"]["version"] == by.initial_strategy.plugin.version  # type: ignore[union-attr]
+    assert by.path.split("/")[1] == "20+5x2v10_initial_by_typiclust-encoder=patch_pca"
+    assert "20 images at first by typiclust[encoder=patch_pca]" in by.schedule.description
+
+
+def test_a_cell_with_an_initial_strategy_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    one_cell = cell("entropy", initial_by=BY)
+    run([one_cell], tmp_path / "whole")
+    rounds = local_launch.run_cell(
+        one_cell, Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1, "cpu"), task_loading.TaskLoader(CPU)
+    )
+    next(rounds)
+    rounds.close()
+    run([one_cell], tmp_path, cache_gb=0)
+    assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole" / "run")
+
+
+@pytest.mark.parametrize("by", ["margin", "learning_loss"])
+def test_an_initial_strategy_needs_no_model(by: str) -> None:
+    with pytest.raises(ValueError, match=rf"^initial_by={by}: {by} uses a trained model"):
+        cell("random", initial_by=by).check_needs()
+
+
 def test_choosing_is_timed_once_and_logged_once(tmp_path: Path) -> None:
     events: Any = run([cell(GEAL, rounds=4, one_pass=True)], tmp_path)
     assert [bool(event.record.diagnostics) for event in events] == [False, True, False, False]
@@ -106,7 +166,9 @@ def test_choosing_is_timed_once_and_logged_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"initial": 0}, "initial=0: must be at least 1"),
+        ({"initial": -1}, "initial=-1: must be at least 0"),
+        ({"initial": 0, "initial_by": "random"}, "initial_by=random has no effect with initial=0"),
+        ({"initial": 0, "budget_in": "boxes"}, "initial=0: the boxes of an image are not known"),
         ({"one_pass": True, "budget_in": "boxes"}, "one_pass=true: .* budget_in=images"),
         ({"first_budget": 3}, "first_budget=3 has no effect with initial=5"),
         ({"initial": 0, "one_pass": True, "first_budget": -1}, "first_budget=-1: must be at least 0"),

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from benchmark.api import EncoderName, Encoding, Indices, Predictions, View
 from benchmark.strategies import probcover, typiclust
-from benchmark.strategies.probcover import count_classes, squared_radius
+from benchmark.strategies.probcover import squared_radius
 from benchmark.strategies.shared import features
-from benchmark.strategies.shared.features import kmeans, squared_distances, unit_features
-from benchmark.strategies.typiclust import most_typical
+from benchmark.strategies.shared.features import count_classes, kmeans, squared_distances, unit_features
+from benchmark.strategies.shared.typicality import most_typical
 
 RNG = np.random.default_rng
 PCA = EncoderName("patch_pca")
@@ -339,6 +339,7 @@ def test_all_picks_take_few_distances(monkeypatch: pytest.MonkeyPatch) -> None:
         return squared_distances(points, others)
 
     monkeypatch.setattr(probcover, "squared_distances", spy)
+    monkeypatch.setattr(features, "squared_distances", spy)
     monkeypatch.setattr(features, "CHUNK", 1200)
     choose(probcover, Fixed(clouds()).view([5, 2]), 118, delta=0.3)
     assert sum(sizes) <= 120 * (2 * 120 + 118 + 2)

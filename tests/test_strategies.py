@@ -16,7 +16,7 @@ from benchmark import encoders, strategies
 from benchmark.api import Indices, Predictions, View
 from benchmark.plugins.capability_names import LABEL_NEEDS
 from benchmark.plugins.registry import REGISTRY, Plugin
-from benchmark.strategies.bald import bald, mutual_information
+from benchmark.strategies.bald import bald
 from benchmark.strategies.discriminative import (
     Recipe,
     build_discriminator,
@@ -30,6 +30,7 @@ from benchmark.strategies.learning_loss import LossPrediction, learning_loss
 from benchmark.strategies.least_confidence import least_confidence
 from benchmark.strategies.margin import margin
 from benchmark.strategies.random import random
+from benchmark.strategies.shared.disagreement import mutual_information
 from tests._toy import Toy, look
 
 for package in (strategies, encoders):

@@ -22,16 +22,18 @@ from tests._stand_in import Kind, StandIn
 
 discovery.discover()
 RNG = np.random.default_rng
-PLUGINS = {name: p for name, p in REGISTRY["strategy"].items() if p.function.__module__.startswith("strategies.")}
+OURS = "benchmark.strategies."
+PLUGINS = {name: p for name, p in REGISTRY["strategy"].items() if p.function.__module__.startswith(OURS)}
 OPTIONS: dict[str, dict[str, Any]] = {
     "isal": {"depth": 2, "repeats": 2},
     "discriminative": {"epochs": 1, "num_queries": 2},
     "matched_random": {"like": "gradient_similarity"},
     "vaal": {"epochs": 1, "latent": 2, "width": 2, "size": 4, "flip": False},
     "probcover": {"delta": 0.1},
+    "batch_bald": {"num_samples": 4, "num_configurations": 40},
 }
 BOXES_ALONE = {"cald", "ppal", "localization_stability", "localization_tightness"}
-CLASSES_ALONE = {"badge", "alfa_mix"}
+CLASSES_ALONE = {"badge", "alfa_mix", "bait", "batch_bald", "dcom", "dropquery", "galaxy"}
 
 
 def look(task: Any, needs: Any = (), tie_seed: int = 0, num_labelled: int = 10) -> View:
@@ -56,6 +58,15 @@ def test_equal_scores_buy_a_random_part_of_the_pool() -> None:
         bought = Counter(index for view in views for index in getattr(view, name)(torch.zeros(40), 10).tolist())
         assert len(bought) == 40
         assert all(60 < number < 145 for number in bought.values())  # 100 +- 5 standard deviations
+
+
+def test_equal_scores_buy_all_classes_in_proportion() -> None:
+    """In a pool stored by class, 100 images of each of ten, a constant score buys about 30 of each."""
+    view = look(StandIn("classifier", 1020), num_labelled=10)
+    chosen = view.highest(torch.zeros(len(view.unlabelled)), 300)
+    counts = np.bincount(np.minimum(chosen * 10 // 1020, 9), minlength=10)
+    assert (abs(counts - 30) < 5 * np.sqrt(30 * 0.7)).all()
+    assert np.bincount(view.unlabelled[:300] * 10 // 1020, minlength=10)[5:].sum() == 0  # by position: three classes
 
 
 def test_ranks_decide_between_equals_alone() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from benchmark.api import Indices
+from benchmark.conformance.sanity_checks import follows_its_paper, selects_several_classes, starts_without_labels
 from benchmark.conformance.shuffled_task import ShuffledTask
 from benchmark.conformance.trials import StrategyTrial, describe_side_effects
 from benchmark.runner import acquisition
@@ -135,4 +136,7 @@ STRATEGY_CHECKS: list[tuple[str, Callable[[Any], str | None]]] = [
     ("it reads no label that it has not paid for", reads_no_unpaid_labels),
     ("it tells images apart", tells_images_apart),
     ("it does not follow the order of the pool", follows_no_order),
+    ("it buys labels of several classes", selects_several_classes),
+    ("it selects in the direction of its paper", follows_its_paper),
+    ("it starts without labels where it says so", starts_without_labels),
 ]

@@ -16,6 +16,7 @@ from benchmark.conformance.shuffled_task import ShuffledTask
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
+from benchmark.plugins.capability_names import CAPABILITIES, MODEL_FREE
 from benchmark.plugins.registry import source_file
 from benchmark.runner import acquisition, fit_cache
 from benchmark.runner.fit_cache import FitCache
@@ -59,6 +60,26 @@ class StrategyTrial:
         return acquisition.build_view(
             replace(self.cell, seed=ties), task or own_task, initial_draw, model, [initial_draw.initial]
         )
+
+    def observer(self) -> View:
+        """Returns a view of the same state that may use every capability of the task, for checks."""
+        task, model = self.prepare()
+        own = self.view()
+        return View(
+            task, model, own.labelled, own.unlabelled,
+            num_initial=own.num_initial, held_out=np.empty(0, np.int64), needs=CAPABILITIES,
+        )  # fmt: skip
+
+    @property
+    def can_start_without_labels(self) -> bool:
+        """Whether the strategy needs no model while nothing is labelled."""
+        return not self.spec.needs_without_labels - MODEL_FREE and not self.cell.has_companion
+
+    def view_without_labels(self) -> View:
+        """Returns a view of the pool with no labels and an untrained model."""
+        task = self.task
+        initial_draw = acquisition.draw_initial(self.cell, task)
+        return acquisition.build_view(self.cell, task, initial_draw, task.model().eval(), [])
 
     def choose(self, budget: int = 10, seed: int = 0, task: Task | None = None, ties: int = 0) -> Indices:
         """Returns the strategy's selection, checked as the loop checks it."""

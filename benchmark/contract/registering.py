@@ -10,7 +10,7 @@ from benchmark.contract.data import Indices
 from benchmark.contract.requirements import Requirement
 from benchmark.contract.sharded_pool import FromShards
 from benchmark.contract.tasks import Encoder, Task
-from benchmark.plugins.capability_names import Need
+from benchmark.plugins.capability_names import Need, Property
 from benchmark.plugins.registry import Plugin, add_plugin
 
 StrategyF = TypeVar("StrategyF", bound=Callable[..., Indices])
@@ -24,6 +24,8 @@ def register(
     version: int,
     companion: Callable[..., Companion | None] | None = None,
     from_shards: FromShards | None = None,
+    needs_without_labels: Collection[Need] | Callable[..., Collection[Need]] | None = None,
+    selects_high: Property | None = None,
 ) -> Callable[[StrategyF], StrategyF]:
     """Registers a strategy under the name of its function: `strategy(view, budget, rng, *, parameters) -> Indices`.
 
@@ -38,13 +40,28 @@ def register(
         companion: builds the Companion that is trained beside the model, called with the strategy's parameters as
             keywords; may return None.
         from_shards: how it selects from a pool whose rows lie on disk; None if it cannot.
+        needs_without_labels: what it uses instead of `needs` while nothing is labelled, when there is no model either:
+            capabilities of the images alone, `encode` and `images`. None: the same as `needs`.
+        selects_high: by what the images that it selects exceed the others, as its paper says; `check` finds a score
+            whose sign is flipped. `class_entropy` is that of the prediction, `ambiguity` 1 minus the gap between its
+            two largest probabilities, `disagreement` the mutual information of class and dropout mask, `predicted_loss`
+            the output of its companion, `distance` that to the nearest labelled image in feature space. None: the paper
+            gives no such direction.
     """
 
     def decorate(function: StrategyF) -> StrategyF:
-        name = function.__name__
-        add_plugin(
-            Plugin("strategy", name, function, version, needs=needs, companion=companion, from_shards=from_shards)
+        plugin = Plugin(
+            "strategy",
+            function.__name__,
+            function,
+            version,
+            needs=needs,
+            companion=companion,
+            from_shards=from_shards,
+            needs_without_labels=needs_without_labels,
+            selects_high=selects_high,
         )
+        add_plugin(plugin)
         return function
 
     return decorate

@@ -46,7 +46,13 @@ class Cell:
             "schedule": self.schedule.identity(),
             "seed": self.seed,
             **self.variant.non_defaults,
+            **({"initial_by": by.identity(only_non_defaults)} if (by := self.initial_strategy) else {}),
         }
+
+    @property
+    def initial_strategy(self) -> Spec | None:
+        """The strategy that selects the initial images; None where they are drawn at random."""
+        return Spec.read("strategy", self.schedule.initial_by) if self.schedule.initial_by else None
 
     @property
     def key(self) -> str:
@@ -91,12 +97,25 @@ class Cell:
             raise ValueError(
                 f"{self.strategy.label} needs {describe_needs(missing)}: {self.task.label} does not provide it"
             )
-        if not self.schedule.initial and (model_needs := needs - MODEL_FREE):
+        if not self.schedule.initial and (model_needs := self.strategy.needs_without_labels - MODEL_FREE):
             reason = f"{self.strategy.label} uses a trained model: {describe_needs(model_needs)}"
             raise ValueError(f"initial=0: {reason}. There is no model before the first labels: set initial=N")
+        if self.initial_strategy is not None:
+            self.check_initial_strategy(self.initial_strategy)
         if "held_out" in needs and not self.schedule.validation:
             raise ValueError(
                 f"{self.strategy.label} reads held-out labels: set validation=N (N images, which it pays for)"
+            )
+
+    def check_initial_strategy(self, strategy: Spec) -> None:
+        """ValueError where the strategy of `initial_by` cannot select without a model, or not on this task."""
+        needs = strategy.needs_without_labels
+        if model_needs := needs - MODEL_FREE:
+            reason = f"{strategy.label} uses a trained model: {describe_needs(model_needs)}"
+            raise ValueError(f"initial_by={strategy.label}: {reason}. There is no model before the first labels")
+        if missing := needs - self.task.plugin.capabilities(self.task.values):
+            raise ValueError(
+                f"initial_by={strategy.label} needs {describe_needs(missing)}: {self.task.label} does not provide it"
             )
 
 

@@ -34,6 +34,7 @@ class Settings:
     until: str | None
     one_pass: bool | None
     first_budget: int | None
+    initial_by: str | None
     device: str
     threads: int | None
     workers: int | None

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, Literal, Protocol
 
 from benchmark.system.validation import convert
-from benchmark.text.words import plural
+from benchmark.text.words import plural, slug
 
 MAX_ROUNDS, MAX_IMAGES = 10_000, 10**9  # limits, since a typing error could otherwise fill the memory
 MAX_BAND_LENGTH = 80  # characters of `until`, which is part of a folder's name
@@ -34,8 +34,8 @@ class Schedule:
     """How many labels are bought, and when.
 
     Attributes:
-        initial: number of images labelled at random before round 0. 0 needs one_pass and a strategy that needs no
-            model.
+        initial: number of images labelled before round 0. 0: the strategy selects the images of round 0 too, for which
+            it must need no model.
         budget: number of labels bought between two trainings.
         rounds: greatest number of trainings.
         validation: number of held-out images, drawn at random before round 0.
@@ -45,6 +45,7 @@ class Schedule:
         one_pass: all images are selected at once, with the model of round 0, and bought in that order, `budget` per
             round.
         first_budget: number of images that a schedule without an initial set buys first; 0: `budget`.
+        initial_by: the strategy that selects the initial images, as a label; it must need no model. "": random images.
     """
 
     initial: int
@@ -55,9 +56,10 @@ class Schedule:
     until: str = ""
     one_pass: bool = False
     first_budget: int = 0
+    initial_by: str = ""
 
     def __post_init__(self) -> None:
-        minimums = {"initial": 0 if self.one_pass else 1, "budget": 1, "rounds": 1, "validation": 0, "first_budget": 0}
+        minimums = {"initial": 0, "budget": 1, "rounds": 1, "validation": 0, "first_budget": 0}
         for name, minimum in minimums.items():
             value, maximum = getattr(self, name), MAX_ROUNDS if name == "rounds" else MAX_IMAGES
             if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
@@ -70,6 +72,10 @@ class Schedule:
             raise ValueError("one_pass=true: all images are chosen before their boxes are known: set budget_in=images")
         if self.first_budget and self.initial:
             raise ValueError(f"first_budget={self.first_budget} has no effect with initial={self.initial}")
+        if not self.initial and self.budget_in == "boxes":
+            raise ValueError("initial=0: the boxes of an image are not known before the first labels: set initial=N")
+        if self.initial_by and not self.initial:
+            raise ValueError(f"initial_by={self.initial_by} has no effect with initial=0: set initial=N")
         if self.until:
             metric, value, width = parse_band(self.until)
             object.__setattr__(self, "until", f"{metric} {value:f} +- {width:f}")  # equal bands have equal keys
@@ -104,7 +110,8 @@ class Schedule:
         one_pass = "_one_pass" if self.one_pass else ""
         first = f"+{self.first_budget}" if self.first_budget else ""
         num_equal = self.num_acquisitions - (self.first_budget > 0)
-        return f"{self.initial}{first}+{self.budget}{unit}x{num_equal}{held_out}{ending}{one_pass}"
+        initial_by = f"_initial_by_{slug(self.initial_by)}" if self.initial_by else ""
+        return f"{self.initial}{first}+{self.budget}{unit}x{num_equal}{held_out}{ending}{one_pass}{initial_by}"
 
     @property
     def description(self) -> str:
@@ -116,7 +123,8 @@ class Schedule:
             purchases = f"all chosen at once, {first}then {each} a round, {num_equal} times"
         else:
             purchases = f"then {each} more, {self.num_acquisitions} times"
-        parts = [f"{plural(self.initial, 'image')} at first", purchases]
+        chosen_by = f" by {self.initial_by}" * bool(self.initial_by)
+        parts = [f"{plural(self.initial, 'image')} at first{chosen_by}", purchases]
         parts += [f"{plural(self.validation, 'image')} set aside"] * bool(self.validation)
         parts += [f"until {self.until}"] * bool(self.until)
         return ", ".join(parts)
@@ -138,7 +146,7 @@ class Schedule:
 
     def identity(self) -> dict[str, Any]:
         """The fields for keys and manifests, without fields of later releases at their default: so old keys stay."""
-        later = ("budget_in", "until", "one_pass", "first_budget")
+        later = ("budget_in", "until", "one_pass", "first_budget", "initial_by")
         values = [(field, getattr(self, field.name)) for field in dataclasses.fields(self)]
         return {field.name: value for field, value in values if field.name not in later or value != field.default}
 

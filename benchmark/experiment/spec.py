@@ -45,6 +45,11 @@ class Spec:
         """The needs of a strategy with its parameters."""
         return self.plugin.resolve_needs(self.values)
 
+    @property
+    def needs_without_labels(self) -> frozenset[str]:
+        """The needs of a strategy with its parameters while nothing is labelled."""
+        return self.plugin.resolve_needs(self.values, without_labels=True)
+
     def nested_plugins(self) -> Iterator[tuple[Plugin, str]]:
         """The encoders and strategies that its parameters name, with their labels."""
         return self.plugin.nested_plugins(self.values)

@@ -12,6 +12,8 @@ Capability: TypeAlias = Literal[
 ]  # fmt: skip
 LabelNeed: TypeAlias = Literal["test_labels", "held_out"]  # labels that are read besides those of the labelled set
 Need: TypeAlias = Capability | LabelNeed  # what a strategy declares that it uses
+# by what the images that a strategy selects exceed the others, as its paper says: see `register`
+Property: TypeAlias = Literal["class_entropy", "ambiguity", "disagreement", "predicted_loss", "distance"]
 
 CAPABILITIES: dict[Capability, str] = {  # descriptions, for messages where a task lacks what a strategy needs
     "augmented": "predictions on changed images, as detectors give", "box_features": "features of boxes",

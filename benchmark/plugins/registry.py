@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from benchmark.plugins.capability_names import CAPABILITIES, LABEL_NEEDS, capabilities_of
+from benchmark.plugins.capability_names import CAPABILITIES, LABEL_NEEDS, Property, capabilities_of
 from benchmark.plugins.code_hash import hash_code
 from benchmark.text.escaping import make_visible
 from benchmark.text.notation import PLUGIN_NAME, QuotedText, format_value, parse_label, parse_scalar
@@ -44,6 +44,8 @@ class Plugin:
         check_weights: checks files of weights before a task reads its data.
         from_shards: how a strategy selects from a pool on disk; see `benchmark.contract.sharded_pool.FromShards`.
         missing_requirements: returns what a task needs and does not find on a machine.
+        needs_without_labels: what a strategy uses instead of `needs` while nothing is labelled; None: the same.
+        selects_high: by what the images that a strategy selects exceed the others.
     """
 
     kind: Literal["strategy", "task", "encoder"]
@@ -58,6 +60,8 @@ class Plugin:
     check_weights: Callable[..., object] | None = None
     from_shards: Any = None
     missing_requirements: Callable[..., Iterable[Any]] | None = None
+    needs_without_labels: Collection[str] | Callable[..., Collection[str]] | None = None
+    selects_high: Property | None = None
 
     @cache  # noqa: B019  plug-ins live as long as the process
     def parameters(self, published: bool = False) -> Mapping[str, tuple[Any, Any]]:
@@ -162,11 +166,12 @@ class Plugin:
         where = source_file(self)
         if type(self.version) is not int or self.version < 0:
             raise ValueError(f"{where}: version={short_repr(self.version)}: must be a whole number, at least 0")
-        if isinstance(self.needs, str):
-            raise ValueError(f"{where}: needs={self.needs!r}: must be a set of names, as {{{self.needs!r}}}")
-        is_names = isinstance(self.needs, Collection) and all(isinstance(need, str) for need in self.needs)
-        if not (callable(self.needs) or is_names):
-            raise ValueError(f"{where}: needs={short_repr(self.needs)}: must be a set of names, or a function of them")
+        for name, needs in {"needs": self.needs, "needs_without_labels": self.needs_without_labels or ()}.items():
+            if isinstance(needs, str):
+                raise ValueError(f"{where}: {name}={needs!r}: must be a set of names, as {{{needs!r}}}")
+            is_names = isinstance(needs, Collection) and all(isinstance(need, str) for need in needs)
+            if not (callable(needs) or is_names):
+                raise ValueError(f"{where}: {name}={short_repr(needs)}: must be a set of names, or a function of them")
         functions: dict[str, object] = {
             "companion": self.companion,
             "missing_capabilities": self.missing_capabilities,
@@ -178,14 +183,23 @@ class Plugin:
                 raise ValueError(f"{where}: {name}={short_repr(value)}: must be a function")
         if self.kind == "task" and self.check_weights is not None and self.recipes.get(False) is None:
             raise ValueError(f"{where}: check= needs a recipe to check: set default= to one")
+        if self.selects_high not in (None, *typing.get_args(Property)):
+            words = did_you_mean(str(self.selects_high), typing.get_args(Property))
+            raise ValueError(f"{where}: selects_high={short_repr(self.selects_high)}: no property is called {words}")
 
     def resolve_version(self, values: Mapping[str, Any]) -> int:
         """The version under these bound parameters: a recipe may have a `revision`, which is added to it."""
         return self.version + int(getattr(self.recipe(values), "revision", 0))
 
-    def resolve_needs(self, values: Mapping[str, Any]) -> frozenset[str]:
-        """The needs under these bound parameters. ValueError where they are not names of capabilities or labels."""
-        needs = self.resolve_declaration("needs", values)
+    def resolve_needs(self, values: Mapping[str, Any], *, without_labels: bool = False) -> frozenset[str]:
+        """The needs under these bound parameters. ValueError where they are not names of capabilities or labels.
+
+        Args:
+            values: all parameters, as `bind` returns them.
+            without_labels: return what is needed while nothing is labelled.
+        """
+        own_needs = without_labels and self.needs_without_labels is not None
+        needs = self.resolve_declaration("needs_without_labels" if own_needs else "needs", values)
         if isinstance(needs, str) or not isinstance(needs, Iterable):
             raise ValueError(
                 f"{source_file(self)}: needs of {self.name} gives {short_repr(needs)}: must be a set of names"
@@ -197,7 +211,9 @@ class Plugin:
         return names
 
     def resolve_declaration(
-        self, name: Literal["needs", "companion", "missing_capabilities", "label_leakage"], values: Mapping[str, Any]
+        self,
+        name: Literal["needs", "needs_without_labels", "companion", "missing_capabilities", "label_leakage"],
+        values: Mapping[str, Any],
     ) -> Any:
         """The value of a declaration under these bound parameters; None where there is none.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,9 @@ import torch
 from benchmark.api import Indices, ShardedPool, Task, View
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import IncompatibleScheduleError
+from benchmark.experiment.spec import Spec
 from benchmark.runner.fit_cache import Fit, FitCache, fit_round
+from benchmark.runner.measuring import Clock
 from benchmark.seeds import seed
 from benchmark.system import activity
 from benchmark.system.process_state import isolate_plugin
@@ -27,10 +29,19 @@ class InitialDraw:
 
     initial: Indices  # the initial labelled set
     held_out: Indices  # the validation set, ascending
+    diagnostics: dict[str, float] = field(default_factory=dict)  # logged by the strategy that selected the initial set
+    seconds: dict[str, float] = field(default_factory=dict)  # that its selection took, by stage
 
 
-def draw_initial(cell: Cell, task: Task) -> InitialDraw:
+def draw_initial(cell: Cell, task: Task, recorded: Indices | None = None) -> InitialDraw:
     """Draws the initial set and the held-out set from the two ends of one permutation of the pool.
+
+    Where the schedule names a strategy for the initial set, it selects from the images that are not held out.
+
+    Args:
+        cell: the cell.
+        task: its task.
+        recorded: the initial set of a recorded round 0, which is then not selected again.
 
     Raises:
         IncompatibleScheduleError: the pool is too small, or the budget is in boxes and the task counts none.
@@ -42,7 +53,27 @@ def draw_initial(cell: Cell, task: Task) -> InitialDraw:
         )
     order = np.random.default_rng(seed("initial", cell.task.name, cell.seed)).permutation(task.num_pool)
     cut = task.num_pool - cell.schedule.validation
-    return InitialDraw(order[: cell.schedule.initial], np.sort(order[cut:]))
+    if cell.initial_strategy is None:
+        return InitialDraw(order[: cell.schedule.initial], np.sort(order[cut:]))
+    if recorded is not None:
+        return InitialDraw(recorded, np.sort(order[cut:]))
+    return select_initial(cell, task, cell.initial_strategy, np.sort(order[cut:]))
+
+
+def select_initial(cell: Cell, task: Task, strategy: Spec, held_out: Indices) -> InitialDraw:
+    """Returns the initial set that a strategy selects without labels: the same for all strategies of a seed."""
+    view = View(
+        task, task.model().eval(), np.empty(0, np.int64), np.setdiff1d(np.arange(task.num_pool), held_out),
+        num_initial=0, held_out=held_out, needs=strategy.needs_without_labels,
+        tie_seed=seed("initial ties", cell.task.name, cell.seed, strategy.label),
+    )  # fmt: skip
+    names, clock = (cell.task.name, cell.seed, strategy.label), Clock()
+    rng, own_seed = np.random.default_rng(seed("initial select", *names)), seed("global initial select", *names)
+    with isolate_plugin(strategy.label, own_seed), activity.stage(f"selecting with {strategy.label}"), clock("select"):
+        selection = strategy.plugin.function(view, cell.schedule.initial, rng, **strategy.values)
+    clock.separate_encoding(view.encoding_time)
+    initial = check_selection(strategy.label, selection, view, cell.schedule.initial)
+    return InitialDraw(initial, held_out, view.diagnostics, clock.seconds)
 
 
 @contextmanager
@@ -81,7 +112,7 @@ def build_view(
     return View(
         task, model, labelled, np.flatnonzero(~is_excluded),
         num_initial=cell.schedule.initial, held_out=initial_draw.held_out,
-        needs=cell.strategy.plugin.resolve_needs(cell.strategy.values),
+        needs=cell.strategy.needs if len(labelled) else cell.strategy.needs_without_labels,
         purchase_sizes=[len(bought) for bought in purchases],
         tie_seed=selection_seed("ties", cell, len(purchases)),
     )  # fmt: skip
@@ -105,8 +136,8 @@ class Acquisition:
         Without an initial set the model is untrained.
         """
         if not self.cell.schedule.one_pass:
-            assert fit is not None
-            return build_view(self.cell, self.task, self.initial_draw, fit.model, purchases)
+            model = self.task.model().eval() if fit is None else fit.model
+            return build_view(self.cell, self.task, self.initial_draw, model, purchases)
         if self.first_view is None:
             initial = self.initial_draw.initial
             model = fit_round(self.cell, self.task, self.fits, initial, 0).model if len(initial) else self.task.model()

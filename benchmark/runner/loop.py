@@ -32,16 +32,17 @@ def run(
     """
     if cell.schedule.is_finished(past):
         return
-    initial_draw, file_hashes = draw_initial(cell, task), encoder_file_hashes(cell, machine)
-    code = cell.strategy.code_hash
     purchases = [np.array(record.bought, np.int64) for record in past]
+    initial_draw = draw_initial(cell, task, purchases[0] if past else None)
+    file_hashes, code = encoder_file_hashes(cell, machine), cell.strategy.code_hash
     labelled = np.concatenate([np.empty(0, np.int64), *purchases])
     acquisition = Acquisition(cell, task, fits, initial_draw, labelled[len(initial_draw.initial) :])
     fit = fit_round(cell, task, fits, labelled, len(past) - 1) if past else None
     for round_number in range(len(past), cell.schedule.rounds):
         clock = Clock()
         reset_peak_memory(machine)
-        bought, diagnostics = initial_draw.initial, dict[str, float]()
+        bought, diagnostics = initial_draw.initial, dict(initial_draw.diagnostics)
+        clock.seconds.update(initial_draw.seconds if not round_number else {})
         if round_number or not cell.schedule.initial:
             view = acquisition.current_view(fit, purchases)
             limit = time_limit(machine.select_timeout, cell.strategy.label)
@@ -72,14 +73,17 @@ def run(
 
 def build_header(cell: Cell, task: Task, machine: Machine) -> Header:
     """Returns the first line of a cell's records."""
-    held_out, file_hashes = draw_initial(cell, task).held_out.tolist(), encoder_file_hashes(cell, machine)
+    held_out = draw_initial(cell, task, np.empty(0, np.int64)).held_out.tolist()
+    file_hashes = encoder_file_hashes(cell, machine)
     metric = shorten_metric(resolve_metric(task.metric))
     return Header(cell.key, cell.identity(), task.fingerprint, task.num_pool, metric, held_out, weights=file_hashes)
 
 
 def encoder_file_hashes(cell: Cell, machine: Machine) -> dict[str, dict[str, str]]:
-    """Returns encoder -> parameter -> SHA-256 of the weight file, for the encoders that the cell's strategy uses."""
-    labels = [label for plugin, label in cell.strategy.nested_plugins() if plugin.kind == "encoder"]
+    """Returns encoder -> parameter -> SHA-256 of the weight file, for the encoders that the cell's strategies use."""
+    strategies = [cell.strategy] + ([cell.initial_strategy] if cell.initial_strategy else [])
+    nested = [pair for strategy in strategies for pair in strategy.nested_plugins()]
+    labels = [label for plugin, label in nested if plugin.kind == "encoder"]
     return {label: hashes for label in labels if (hashes := hash_weight_files(label, machine))}
 
 

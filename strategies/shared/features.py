@@ -60,3 +60,37 @@ def kmeans(points_NE: Tensor, num: int, rng: np.random.Generator, *, minibatch: 
         warnings.simplefilter("ignore")  # on fewer distinct points than clusters
         cluster_N = model.fit_predict(points_NE.cpu().numpy()).astype(np.int64)
     return cluster_N, torch.from_numpy(model.cluster_centers_).to(points_NE)
+
+
+def nearest_to_centres(points_MD: Tensor, num: int, rng: np.random.Generator, rank_M: Indices) -> Indices:
+    """Returns the positions of the points nearest to the centres of `num` clusters, one per cluster that is not empty.
+
+    Of equally near points the one with the lowest rank is taken.
+    """
+    cluster_M, centres_KD = kmeans(points_MD, num, rng)
+    squared_M = (points_MD - centres_KD[torch.from_numpy(cluster_M).to(points_MD.device)]).square().sum(1)
+    order_M = np.lexsort((rank_M, squared_M.cpu().numpy(), cluster_M))
+    picks: Indices = order_M[np.unique(cluster_M[order_M], return_index=True)[1]]
+    return picks
+
+
+def count_within(points_NE: Tensor, others_ME: Tensor, squared: float) -> Tensor:
+    """Returns how many of the others are nearer to each point than the radius (given squared), (N,)."""
+    count_N = torch.zeros(len(points_NE), dtype=torch.int64, device=points_NE.device)
+    for part in others_ME.split(max(1, CHUNK // len(points_NE))):
+        count_N += (squared_distances(points_NE, part) < squared).sum(1)
+    return count_N
+
+
+def count_classes(view: View) -> int:
+    """Returns the number of classes of the model, without a detector's background."""
+    predictions = view.predict(view.unlabelled[:1])
+    return predictions.scores_PC.shape[1] - (predictions.boxes_P4 is not None)
+
+
+def select_centroids(points_NE: Tensor, budget: int, rng: np.random.Generator, rank_N: Indices) -> Indices:
+    """Returns `budget` positions: of the points nearest to the centres of that many clusters, then random ones."""
+    picks = nearest_to_centres(points_NE, budget, rng, rank_N)
+    others = np.setdiff1d(np.arange(len(points_NE)), picks)
+    selection: Indices = np.concatenate([picks, rng.choice(others, budget - len(picks), replace=False)])
+    return selection

@@ -21,9 +21,13 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from sklearn.metrics import pairwise_distances
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmark.api import Direction, Indices, Machine
 from benchmark.strategies.badge import kmeans_plus_plus
+from benchmark.strategies.bait import Design, label_covariances, select_forward_backward
+from benchmark.strategies.batch_bald import Configurations, select_jointly
+from benchmark.strategies.shared.coverage import maximise_coverage
 from benchmark.strategies.shared.kcenter import k_center_greedy, pick_exactly, squared_distance_to_nearest
 from benchmark.vision.classification import Classifier, Recipe, Split
 from benchmark.vision.classification.task import jvp_derivatives
@@ -158,6 +162,146 @@ def badge_peak() -> float:
     before = peak()
     kmeans_plus_plus(*factors, 100, np.random.default_rng(0), torch.arange(len(factors[0])))
     return peak() - before
+
+
+# --- herding: coverage by a Gaussian kernel ---------------------------------------------------
+NUM_HERDING, NUM_HERDING_PICKS = (500, 20) if TINY else (10_000, 500)
+HERDING = f"herding, {NUM_HERDING:,} x 512, {NUM_HERDING_PICKS:,} picks{ON_DEVICE}"
+
+
+def clustered_features(num: int) -> Tensor:
+    """Unit vectors around 100 directions whose coordinates shrink, as those of self-supervised features do."""
+    generator, scale_D = torch.Generator().manual_seed(0), torch.arange(1, 513) ** -1.0
+    centres_KD = torch.randn(100, 512, generator=generator)[torch.randint(100, (num,), generator=generator)]
+    return F.normalize((centres_KD + 0.7 * torch.randn(num, 512, generator=generator)) * scale_D).to(DEVICE)
+
+
+def whole_kernel(points_ND: Tensor, budget: int) -> list[int]:
+    """Herding as the authors' code does it: the matrix of all pairs, read once per pick."""
+    kernel_NN = (-(torch.cdist(points_ND, points_ND) ** 2)).exp()
+    covered_N, picks = torch.zeros(len(points_ND), device=points_ND.device), list[int]()
+    for _ in range(budget):
+        rise_NN = kernel_NN - covered_N
+        rise_NN[rise_NN < 0] = 0
+        gain_N = rise_NN.mean(1)
+        gain_N[picks] = -torch.inf
+        picks.append(int(gain_N.argmax()))
+        covered_N = rise_NN[picks[-1]] + covered_N
+    return picks
+
+
+def our_herding(points_ND: Tensor, budget: int) -> list[int]:
+    """`max_herding` on these features."""
+    weight_N, rank_N = torch.ones_like(points_ND[:, 0]), torch.arange(len(points_ND), device=points_ND.device)
+    return maximise_coverage(points_ND, weight_N, 0, 1.0, budget, rank_N).picks
+
+
+@pytest.mark.device
+@pytest.mark.benchmark(group=HERDING)
+@pytest.mark.parametrize("way", [our_herding, whole_kernel])
+def test_herding(benchmark: BenchmarkFixture, way: Callable[..., list[int]]) -> None:
+    """The usual way is timed on a fiftieth of the picks: each takes as long as the others."""
+    points_ND, is_ours = clustered_features(NUM_HERDING), way is our_herding
+    num_picks = NUM_HERDING_PICKS if is_ours else NUM_HERDING_PICKS // 50 + 1
+    picks = benchmark.pedantic(finish(way), (points_ND, num_picks), rounds=1)
+    assert len(set(picks)) == num_picks
+    if not is_ours:
+        seconds = benchmark.stats["min"] * NUM_HERDING_PICKS / num_picks
+        benchmark.extra_info[f"seconds for {NUM_HERDING_PICKS:,} picks, from {num_picks}"] = seconds
+
+
+@pytest.mark.slow
+@pytest.mark.benchmark(group="herding, 50,000 x 512, 1,000 picks")
+def test_large_herding(benchmark: BenchmarkFixture) -> None:
+    """The matrix of all pairs would take 10 GB."""
+    picks = benchmark.pedantic(
+        our_herding, (clustered_features(500 if TINY else 50_000), 100 if TINY else 1_000), rounds=1
+    )
+    assert len(set(picks)) == len(picks)
+
+
+# --- BAIT -------------------------------------------------------------------------------------
+NUM_BAIT, BAIT_CLASSES, BAIT_WIDTH, BAIT_PICKS = (60, 3, 8, 4) if TINY else (2_000, 10, 64, 50)
+BAIT = f"BAIT, {NUM_BAIT:,} images, {BAIT_CLASSES} classes, {BAIT_WIDTH} features, {2 * BAIT_PICKS} picks"
+
+
+def fisher_factors() -> tuple[Tensor, Tensor]:
+    """Features (N, D) and probabilities (N, C), in float64."""
+    generator = torch.Generator().manual_seed(0)
+    features_ND = torch.randn(NUM_BAIT, BAIT_WIDTH, generator=generator).double()
+    return features_ND, torch.randn(NUM_BAIT, BAIT_CLASSES, generator=generator).double().softmax(1)
+
+
+def our_bait(features_ND: Tensor, p_NC: Tensor, num_picks: int) -> list[int]:
+    """`bait` on these features, forward steps alone."""
+    design = Design.start(features_ND, label_covariances(p_NC, is_full=True), 20, 1.0)
+    return select_forward_backward(design, num_picks, num_picks, torch.arange(len(p_NC) - 20))
+
+
+def embedded_bait(features_ND: Tensor, p_NC: Tensor, num_picks: int) -> list[int]:
+    """BAIT as the authors' code does it: (N, C, C D) embeddings, each multiplied by (C D, C D) matrices per pick."""
+    gradients_NCC = torch.eye(p_NC.shape[1]).double() - p_NC[:, None, :]
+    x_NCR = (p_NC.sqrt()[:, :, None, None] * gradients_NCC[..., None] * features_ND[:, None, None]).flatten(2)
+    pool_RR = torch.einsum("ncr,ncs->rs", x_NCR, x_NCR) / len(x_NCR)
+    labelled_RR = torch.einsum("ncr,ncs->rs", x_NCR[:20], x_NCR[:20]) / 20
+    inverse_RR = torch.linalg.inv(torch.eye(len(pool_RR)).double() + labelled_RR)
+    candidates_NCR, picks, identity_CC = x_NCR[20:], list[int](), torch.eye(p_NC.shape[1]).double()
+    for _ in range(num_picks):
+        directions_NCR = candidates_NCR @ inverse_RR
+        inner_NCC = torch.linalg.inv(identity_CC + directions_NCR @ candidates_NCR.transpose(1, 2))
+        drop_N = (directions_NCR @ pool_RR @ directions_NCR.transpose(1, 2) @ inner_NCC).diagonal(dim1=1, dim2=2).sum(1)
+        drop_N[picks] = -torch.inf
+        picks.append(int(drop_N.argmax()))
+        inverse_RR = inverse_RR - directions_NCR[picks[-1]].T @ inner_NCC[picks[-1]] @ directions_NCR[picks[-1]]
+    return picks
+
+
+@pytest.mark.benchmark(group=BAIT)
+@pytest.mark.parametrize("way", [our_bait, embedded_bait])
+def test_bait(benchmark: BenchmarkFixture, way: Callable[..., list[int]]) -> None:
+    """The usual way is timed on two picks: each takes as long as the others."""
+    factors, is_ours = fisher_factors(), way is our_bait
+    num_picks = 2 * BAIT_PICKS if is_ours else 2
+    picks = benchmark.pedantic(way, (*factors, num_picks), rounds=1)
+    assert picks[:2] == our_bait(*factors, 2)
+    if not is_ours:
+        seconds = benchmark.stats["min"] * BAIT_PICKS
+        benchmark.extra_info[f"seconds for {2 * BAIT_PICKS} picks, from 2"] = seconds
+
+
+# --- BatchBALD --------------------------------------------------------------------------------
+NUM_BATCH_BALD, NUM_BATCH = (40, 4) if TINY else (2_000, 10)
+BATCH_BALD = f"BatchBALD, {NUM_BATCH_BALD:,} images, 10 classes, 20 samples, 10,000 configurations, {NUM_BATCH} picks"
+
+
+def sampled_probabilities() -> Tensor:
+    """Class probabilities under samples of the weights, (N, K, C)."""
+    return (2 * torch.randn(NUM_BATCH_BALD, 20, 10, generator=torch.Generator().manual_seed(0)).double()).softmax(2)
+
+
+def our_batch_bald(p_NKC: Tensor) -> list[int]:
+    """`batch_bald` on these probabilities."""
+    return select_jointly(p_NKC, NUM_BATCH, 10_000, torch.arange(len(p_NKC)), np.random.default_rng(0)).picks
+
+
+def every_candidate(p_NKC: Tensor) -> list[int]:
+    """BatchBALD as the authors' code does it: the joint entropy of the batch with every candidate, at each pick."""
+    rng, configurations = np.random.default_rng(0), Configurations.of_nothing(p_NKC)
+    noise_N, picks = torch.special.entr(p_NKC).sum(2).mean(1), list[int]()
+    for _ in range(NUM_BATCH):
+        parts = torch.arange(len(p_NKC)).split(16)
+        gain_N = torch.cat([configurations.gains(p_NKC, noise_N, rows) for rows in parts])
+        gain_N[picks] = -torch.inf
+        picks.append(int(gain_N.argmax()))
+        configurations = configurations.with_image(p_NKC[picks[-1]], 10_000, rng)
+    return picks
+
+
+@pytest.mark.benchmark(group=BATCH_BALD)
+@pytest.mark.parametrize("way", [our_batch_bald, every_candidate])
+def test_batch_bald(benchmark: BenchmarkFixture, way: Callable[..., list[int]]) -> None:
+    picks = benchmark.pedantic(way, (sampled_probabilities(),), rounds=1)
+    assert len(set(picks)) == NUM_BATCH
 
 
 def peak() -> float:

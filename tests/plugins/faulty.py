@@ -106,6 +106,25 @@ def flat(view: View, budget: int, rng: Generator) -> Indices:
     return view.lowest(torch.zeros(len(view.unlabelled)), budget)
 
 
+@register(needs=(), version=1)
+def single_class(view: View, budget: int, rng: Generator) -> Indices:
+    """Images of one class, and others once these are used up."""
+    task = view._View__task  # type: ignore[attr-defined]
+    return view.lowest((task.labels(view.model, view.unlabelled) != 3).float(), budget)
+
+
+@register(needs={"predict"}, version=1, selects_high="class_entropy")
+def flipped(view: View, budget: int, rng: Generator) -> Indices:
+    """Entropy with its sign flipped: the most certain images."""
+    return view.lowest(torch.special.entr(view.predict(view.unlabelled).scores_PC).sum(1), budget)
+
+
+@register(needs={"predict"}, needs_without_labels=(), version=1)
+def needs_a_model(view: View, budget: int, rng: Generator) -> Indices:
+    """Says that it starts without labels, and asks the model nevertheless."""
+    return view.lowest(view.predict(view.unlabelled).scores_PC[:, 0], budget)
+
+
 @register(needs={"predict"}, version=1)
 def sorts(view: View, budget: int, rng: Generator) -> Indices:
     """Sorts by itself, by scores that tie: one of ten classes first, the last of the pool before the others."""
