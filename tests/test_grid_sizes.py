@@ -22,7 +22,10 @@ from benchmark.runner import acquisition
 from tests._stand_in import BLOCKS, Kind, StandIn
 
 discovery.discover()
-KINDS: dict[str, Kind] = {"Classification": "classifier", "Detection": "detector", "Segmentation": "segmenter"}
+KINDS: dict[str, Kind] = {
+    "Classification": "classifier", "Detection": "detector", "PoseEstimation": "pose estimator",
+    "Segmentation": "segmenter",
+}  # fmt: skip
 POOLS: dict[str, tuple[Kind, int]] = {  # by experiment, or else by task; of other tasks: as many images as they buy
     "cifar10": ("classifier", 50_000), "cifar100": ("classifier", 50_000), "svhn": ("classifier", 73_257),
     "svhn_as_published": ("classifier", 73_257), "digits": ("classifier", 1_297),

@@ -165,7 +165,7 @@ def badge_peak() -> float:
 
 
 # --- herding: coverage by a Gaussian kernel ---------------------------------------------------
-NUM_HERDING, NUM_HERDING_PICKS = (500, 20) if TINY else (10_000, 500)
+NUM_HERDING, NUM_HERDING_PICKS = (500, 20) if TINY else (16_000, 1_000)
 HERDING = f"herding, {NUM_HERDING:,} x 512, {NUM_HERDING_PICKS:,} picks{ON_DEVICE}"
 
 
