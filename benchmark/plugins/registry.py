@@ -18,7 +18,7 @@ from benchmark.plugins.capability_names import CAPABILITIES, LABEL_NEEDS, Proper
 from benchmark.plugins.code_hash import hash_code
 from benchmark.text.escaping import make_visible
 from benchmark.text.notation import PLUGIN_NAME, QuotedText, format_value, parse_label, parse_scalar
-from benchmark.text.words import describe_error, did_you_mean
+from benchmark.text.words import describe_error, did_you_mean, short_repr
 
 REQUIRED = inspect.Parameter.empty
 EncoderName: TypeAlias = Annotated[str, "encoder"]  # type of a parameter that names an encoder: `patch_pca[patch=4]`
@@ -336,14 +336,6 @@ def get(kind: str, name: str) -> Plugin:
     if name not in REGISTRY[kind]:
         raise ValueError(f"no {kind} is called {did_you_mean(name, REGISTRY[kind])}")
     return REGISTRY[kind][name]
-
-
-def short_repr(value: Any) -> str:
-    """At most 60 characters of a value's repr, even where `__repr__` fails."""
-    try:
-        return f"{value!r:.60}"
-    except Exception:
-        return f"a {type(value).__name__}"
 
 
 def format_parameter(value: Any, annotation: Any) -> str:

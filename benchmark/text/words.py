@@ -101,3 +101,11 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(candidates), n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(candidates)) or 'none'}"
     return f"{name!r} ({hint})"
+
+
+def short_repr(value: object) -> str:
+    """Returns at most 60 characters of a value's repr, even where `__repr__` fails."""
+    try:
+        return f"{value!r:.60}"
+    except Exception:
+        return f"a {type(value).__name__}"
