@@ -39,7 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     from mkdocs.structure.files import File  # not above: tests have no MkDocs
 
     for path, name in PAGES.items():
-        text = rewrite_links((HOME / path).read_text("utf-8"), Path(path).parent)
+        text = rewrite_links((HOME / path).read_text(encoding="utf-8"), Path(path).parent)
         files.append(File.generated(config, name, content=text))
     files.append(File.generated(config, "gallery.md", content=gallery_page(HOME / "docs")))
     return files
