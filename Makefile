@@ -18,7 +18,7 @@ setup: $(READY) ## the environment in .venv, once, and again when pyproject.toml
 
 mmdet: $(VENV)/.mmdet ## mmdet into .venv: compiles mmcv, about ten minutes on two cores, with a C++ compiler
 
-extras: $(READY) ## Ray and Weights & Biases into .venv
+extras: $(READY) ## Ray, PyAV and Weights & Biases into .venv
 	@$(RUN) $(INSTALL) requirements-extras.lock
 
 quick: $(READY) ## run the default grid and print its tables: no download of data, no GPU
@@ -71,7 +71,7 @@ lock: $(READY) ## the locks anew, from pyproject.toml and constraints.txt
 	@$(LOCK) pyproject.toml --extra train --extra test -o requirements.lock
 	@printf '%s\n' hatchling ninja setuptools wheel >$(LOCKING)/build.in
 	@$(LOCK) build.in -o requirements-build.lock
-	@$(LOCK) pyproject.toml --extra train --extra ray --extra wandb $(BESIDES) -o requirements-extras.lock
+	@$(LOCK) pyproject.toml --extra train --extra ray --extra video --extra wandb $(BESIDES) -o requirements-extras.lock
 	@$(LOCK) pyproject.toml --extra train --extra mmdet $(BESIDES) -o requirements-mmdet.lock
 	@echo pip-audit==2.10.1 >$(LOCKING)/audit.in
 	@$(LOCK) audit.in -o requirements-audit.lock

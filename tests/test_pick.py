@@ -383,6 +383,10 @@ def test_a_file_with_other_picks_or_labels_is_not_overwritten(folder: Path) -> N
         ({"format": "yolo"}, "format=yolo: there is no format"),
         ({"on_error": "ignore"}, "on_error=ignore: must be one of refuse, skip"),
         ({"min_seconds_apart": 2}, "min_seconds_apart=2: set fps=N"),
+        ({"picked": "no.json"}, "no.json is not JSON"),
+        ({"picked": "bad.json"}, "picked=bad.json: is no file of picks (csv, coco, labelstudio, cvat, superannotate)"),
+        ({"picked": "no.jsonl"}, "picked=no.jsonl: is no file of picks"),
+        ({"picked": "notes"}, "notes is a folder, not a file"),
         ({"fps": 1, "unlabelled": "list.txt"}, "has no number in its name"),
         ({"sed": 1}, "no setting of this command is called 'sed'"),
         ({"images": "new"}, "images=new: has an effect only where unlabelled= is a COCO file"),
@@ -393,7 +397,8 @@ def test_each_mistake_is_one_line(folder: Path, settings: dict[str, object], lin
         (folder / name).mkdir()
     (folder / "notes" / "a.md").write_text("")
     (folder / "bad.json").write_text(json.dumps({"images": [{"id": 1}]}))
-    (folder / "no.json").write_text("{")
+    for name in ("no.json", "no.jsonl"):
+        (folder / name).write_text("{")
     (folder / "bad.txt").write_text("readme.md\n")
     (folder / "gone.txt").write_text("gone.jpg\n")
     image = save(folder / "more" / "abc.jpg", (1, 2, 3), np.random.default_rng(5))

@@ -57,7 +57,7 @@ def choose(settings: PickSettings, machine: Machine, cache_gb: float) -> Picks:
     if writes_predictions or strategy.needs - MODEL_FREE:
         fits = FitCache((machine.scratch or Path()) / "fits", cache_gb * bool(machine.scratch), device_name(machine))
         fit = fit_round(cell, pool.task, fits, draw.initial, 0)
-        fit_seconds, model = fit.seconds, fit.model
+        fit_seconds, model = fit.seconds * (not fit.from_cache), fit.model
     purchases, clock = [draw.initial] * bool(len(draw.initial)), Clock()
     view = build_view(cell, pool.task, draw, model or pool.task.model().eval(), purchases, pool.unavailable)
     check_budget(settings, view, pool)

@@ -173,15 +173,23 @@ def read_picked_names(path: Path) -> list[str]:
         rows = read_csv(path)
         column = find_column(path, rows, PATH_COLUMNS)
         return [row[column] for row in rows]
-    if suffix == ".jsonl":
-        lines = [json.loads(line) for line in files.read_file(path).splitlines()]
-        return [f"{line['name']}{line['extension']}" for line in lines if "name" in line]
-    content = read_json(path)
     try:
-        if isinstance(content, dict):
-            return [image["file_name"] for image in content["images"]]
-        if isinstance(content, list):
-            return [task["data"]["image"] for task in content]
-    except (KeyError, TypeError):
-        pass
-    raise ValueError(f"picked={path}: is no file of picks (csv, coco, labelstudio, cvat or superannotate)")
+        names = read_jsonl_names(path) if suffix == ".jsonl" else list_json_names(read_json(path))
+    except (KeyError, TypeError, json.JSONDecodeError):
+        names = []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"picked={path}: is no file of picks ({', '.join(FORMATS)})")
+    return names
+
+
+def read_jsonl_names(path: Path) -> list[str]:
+    """Reads the names in a manifest of CVAT."""
+    lines = [json.loads(line) for line in files.read_file(path).splitlines()]
+    return [f"{line['name']}{line['extension']}" for line in lines if "name" in line]
+
+
+def list_json_names(content: Any) -> list[str]:
+    """Returns the names in the content of a COCO file or of tasks of Label Studio."""
+    if isinstance(content, dict):
+        return [image["file_name"] for image in content["images"]]
+    return [task["data"]["image"] for task in content]

@@ -57,7 +57,8 @@ class Picks:
         classes: the names of the task's classes; empty without a task.
         num_labelled: the number of labelled images.
         num_unlabelled: the number of images that could be chosen.
-        seconds: seconds of training and of selection.
+        seconds: seconds of training (`fit`, 0 where an earlier call trained the model), selection (`select`), and of
+            the encodings that it uses (`encode`, whenever they were computed).
         remarks: sentences on what was left out.
     """
 
