@@ -60,7 +60,10 @@ def cells() -> Iterator[Any]:
                 if strategy.name in NETWORKS_OF_THEIR_OWN:
                     strategy = replace(strategy, values=strategy.values | {"epochs": 1})
                 cell = Cell(experiment.task, strategy, experiment.schedule, 0)
-                key = (pool(experiment), experiment.schedule, strategy.label)
+                values = strategy.values | {
+                    "encoder": strategy.values.get("encoder") is not None
+                }  # which does not matter
+                key = (pool(experiment), experiment.schedule, strategy.name, repr(sorted(values.items())))
                 if key not in keys:
                     keys.add(key)
                     marks = [pytest.mark.slow] if is_slow(experiment, cell) else []
