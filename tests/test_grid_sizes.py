@@ -60,9 +60,8 @@ def cells() -> Iterator[Any]:
                 if strategy.name in NETWORKS_OF_THEIR_OWN:
                     strategy = replace(strategy, values=strategy.values | {"epochs": 1})
                 cell = Cell(experiment.task, strategy, experiment.schedule, 0)
-                values = strategy.values | {
-                    "encoder": strategy.values.get("encoder") is not None
-                }  # which does not matter
+                has_encoder = strategy.values.get("encoder") is not None  # which it is does not matter
+                values = strategy.values | {"encoder": has_encoder}
                 key = (pool(experiment), experiment.schedule, strategy.name, repr(sorted(values.items())))
                 if key not in keys:
                     keys.add(key)
