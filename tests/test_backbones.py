@@ -56,7 +56,7 @@ def build(label: str, machine: Machine = CPU) -> Any:
         "convnext_atto.d2_in1k",
         "vit_xsmall_patch16_clip_224.tinyclip_yfcc15m",  # with CLIP's statistics
         "tf_efficientnet_b0.ns_jft_in1k",
-        "eva02_tiny_patch14_336.mim_in22k_ft_in1k",  # squashed
+        "convnextv2_nano.fcmae_ft_in22k_in1k_384",  # squashed
     ],
 )
 @pytest.mark.parametrize("shape", [(37, 91), (300, 211)])

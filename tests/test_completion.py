@@ -51,7 +51,7 @@ def at(line: str) -> list[str]:
         ("run strategies=[matched_random[like=cores", ["strategies=[matched_random[like=coreset"]),
         ("run tasks=[dig", ["tasks=[digits"]),
         ("run grid=neu_det tasks=[neu", ["tasks=[neu_det"]),
-        ("run tasks=[digits[normalise=cifar1", ["tasks=[digits[normalise=cifar10", "tasks=[digits[normalise=cifar100"]),
+        ("run tasks=[digits[normalise=cifar100", ["tasks=[digits[normalise=cifar100"]),
         ("run tasks=[image_folder[exif=t", ["tasks=[image_folder[exif=turn"]),
         ("run tasks=[coco[publi", ["tasks=[coco[published="]),
         ("run tasks=[scenes[model=", []),  # any text

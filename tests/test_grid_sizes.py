@@ -91,8 +91,11 @@ def cells() -> Iterator[Any]:
     for name in paths.grid_names():
         for experiment in experiments_of(name):
             for strategy in experiment.strategies:
-                cell = Cell(experiment.task, quick(strategy), experiment.schedule, 0)
-                key = (pool(experiment), experiment.schedule, strategy.label)
+                strategy = quick(strategy)
+                cell = Cell(experiment.task, strategy, experiment.schedule, 0)
+                has_encoder = strategy.values.get("encoder") is not None  # which it is does not matter
+                values = strategy.values | {"encoder": has_encoder}
+                key = (pool(experiment), experiment.schedule, strategy.name, repr(sorted(values.items())))
                 if key not in keys:
                     keys.add(key)
                     marks = [pytest.mark.slow] if is_slow(experiment, cell) else []
