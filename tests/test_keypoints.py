@@ -104,6 +104,8 @@ def test_persons_without_labelled_keypoints_and_crowds_count_neither_way() -> No
     nowhere = [[0, 0, 0], [0, 0, 0]]
     on_both = detections([0, 1], [0.5, 0.9], [[[12, 12], [20, 20]]] * 2)
     assert oks_scores(persons_of([pose, nowhere]), on_both)["oks_ap"] == pytest.approx(1)  # the surer one is no error
+    missed = detections([0], [0.5], [[[12, 12], [20, 20]]])
+    assert oks_scores(persons_of([pose, nowhere]), missed)["oks_ap"] == pytest.approx(1)
     crowd = persons_of([pose, pose], ignored=[False, True])
     assert oks_scores(crowd, persons)["oks_ap"] == pytest.approx(1)
     both = oks_scores(persons_of([pose, pose]), persons)["oks_ap"]  # the second on image 1 is an error above the last
