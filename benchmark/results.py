@@ -205,7 +205,13 @@ class Results:
             The path of the page.
         """
         arguments = [f"records={notation.format_list(self.record_paths)}", f"to={to}"]
-        settings = {"against": against, "round": round, "level": level, "to": str(to), "anonymous": anonymous}
+        settings: dict[str, object] = {
+            "against": against,
+            "round": round,
+            "level": level,
+            "to": str(to),
+            "anonymous": anonymous,
+        }
         options = build_options("report", settings)
         assert options.output_folder is not None
         options.output_folder.mkdir(parents=True, exist_ok=True)

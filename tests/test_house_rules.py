@@ -872,7 +872,13 @@ def test_analysis_imports_without_torch() -> None:
     assert "no torch here" in run(WITHOUT_TORCH + "import benchmark.api").stderr
 
 
-DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "hydra": "hydra-core",
+    "openTSNE": "opentsne",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 
 
 def test_what_is_imported_is_declared() -> None:
