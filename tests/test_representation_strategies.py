@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmark.api import EncoderName, Encoding, Indices, Predictions, View
 from benchmark.strategies import probcover, typiclust
 from benchmark.strategies.probcover import squared_radius
-from benchmark.strategies.shared import features
+from benchmark.strategies.shared import features, typicality
 from benchmark.strategies.shared.features import count_classes, kmeans, squared_distances, unit_features
 from benchmark.strategies.shared.typicality import most_typical
 
@@ -234,7 +234,7 @@ def test_typiclust_clusters(budget: int, most: int, clusters: int, monkeypatch: 
         calls.append((len(points), num, minibatch))
         return kmeans(points, num, rng, minibatch=minibatch)
 
-    monkeypatch.setattr(typiclust, "kmeans", spy)
+    monkeypatch.setattr(typicality, "kmeans", spy)
     chosen = choose(typiclust, Fixed(clouds()).view([5, 2]), budget, max_clusters=most)
     assert len(set(chosen)) == budget
     assert calls == [(120, clusters, clusters > 50)]

@@ -63,6 +63,7 @@ class GaussianCoverage:
     covered_N: Tensor = field(init=False)
     counted_N: Tensor = field(init=False)  # the coverage that the bounds take into account
     bound_N: Tensor = field(init=False)  # float64; -inf for labelled and selected images
+    is_exact_N: Tensor = field(init=False)  # bounds that take the whole coverage into account
     largest: float = 0.0  # the largest gain when all gains were last computed anew
 
     def __post_init__(self) -> None:
@@ -71,6 +72,7 @@ class GaussianCoverage:
         self.covered_N = torch.zeros_like(self.offset_N)
         self.counted_N = torch.full_like(self.offset_N, -1)
         self.bound_N = torch.zeros_like(self.offset_N, dtype=torch.float64)
+        self.is_exact_N = torch.zeros_like(self.offset_N, dtype=torch.bool)
         self.everything = torch.arange(len(self.offset_N), device=self.offset_N.device)
 
     def mean_coverage(self) -> float:
@@ -97,11 +99,13 @@ class GaussianCoverage:
         columns = (self.covered_N > self.counted_N).nonzero()[:, 0]
         is_large = len(columns) > len(self.everything) / 2
         if not is_large:
-            self.bound_N -= self.lost_gains(self.everything, columns, self.counted_N)
+            rows = (~self.is_exact_N).nonzero()[:, 0]
+            self.bound_N[rows] -= self.lost_gains(rows, columns, self.counted_N)
         if is_large or self.bound_N.max().item() < SMALL * self.largest:
             self.bound_N = self.all_gains().where(self.bound_N > -torch.inf, -torch.inf)
             self.largest = self.bound_N.max().item()
         self.counted_N = self.covered_N.clone()
+        self.is_exact_N[:] = False  # coverage grows with the next pick
 
     def all_gains(self) -> Tensor:
         """Returns the gains of all images, (N,); the kernel is symmetric, so each block of it is computed once."""
@@ -149,3 +153,5 @@ class GaussianCoverage:
             before_N = self.cover(pick)
             gain_A -= self.lost_gains(active_A, (self.covered_N > before_N).nonzero()[:, 0], before_N)
             gain_A[position] = -torch.inf
+        self.bound_N[active_A] = gain_A
+        self.is_exact_N[active_A] = True
