@@ -17,6 +17,7 @@ from benchmark.analysis.load_experiments import read_experiments, select_experim
 from benchmark.analysis.options import AnalysisOptions, anonymize, parse_options, resolve_paths
 from benchmark.analysis.settings import RECORD_SETTINGS, setting_types
 from benchmark.text import notation
+from benchmark.text.frames import build_frame
 from benchmark.text.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -84,10 +85,8 @@ class Results:
             detector, `voc07_ap` of `voc0712`) and `value`. There are no rows for classes that the test set lacks, for
             papers, and for records of releases that did not record these scores.
         """
-        import pandas as pd  # takes a fifth of a second
-
         rows = (row for member in self.select(experiment) for row in rounds_csv.class_score_rows(member))
-        return pd.DataFrame(rows, columns=list(rounds_csv.CLASS_COLUMNS))
+        return build_frame(rows, rounds_csv.CLASS_COLUMNS)
 
     def table(self, experiment: str | None = None) -> pd.DataFrame:
         """Returns means and deviations over the seeds, as `tables/NAME.csv`: a row for each strategy and round.
@@ -124,12 +123,11 @@ class Results:
         Raises:
             ValueError: an option is unknown, or no pair can be compared.
         """
-        import pandas as pd
 
         analysis_options = build_options("savings", {"strategy": strategy, "against": against, "at": at, **options})
         rows, refused = analysis_options.compute_savings_of(self.experiments)
         warn_each([f"not compared: {line}" for line in refused])
-        return pd.DataFrame([savings.tidy_row(row) for row in rows])
+        return build_frame(savings.tidy_row(row) for row in rows)
 
     def compare(self, first: str, second: str, **options: object) -> pd.DataFrame:
         """Returns strategy `first` minus `second`, paired by seed: a row for each experiment that has both.
@@ -154,11 +152,11 @@ class Results:
 
     def audit(self) -> pd.DataFrame:
         """Returns the faults that `verify` lists: `experiment`, `check`, `where`, `what`. No row means no fault."""
-        import pandas as pd
 
         faults = [fault for experiment in self.experiments for fault in audit.find_faults(experiment)]
+        columns = ("experiment", "check", "where", "what")
         rows = [(fault.experiment, fault.check, fault.where, fault.message) for fault in faults]
-        return pd.DataFrame(rows, columns=["experiment", "check", "where", "what"])
+        return build_frame((dict(zip(columns, row, strict=True)) for row in rows), columns)
 
     def plot(self, experiment: str | None = None, *, axis: Literal["images", "boxes"] = "images") -> Figure:
         """Draws the learning curves of an experiment: mean scores against the cost, as in the report.

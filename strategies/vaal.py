@@ -35,7 +35,7 @@ class Recipe:
     flip: bool
 
 
-@register(needs={"images"}, version=1)
+@register(needs={"images"}, needs_without_labels={"images", "labels"}, version=1)
 def vaal(
     view: View,
     budget: int,

@@ -15,7 +15,6 @@ from benchmark import config
 from benchmark.api import Indices
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment
-from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, paths
 from benchmark.runner import acquisition
@@ -85,6 +84,12 @@ def quick(strategy: Spec) -> Spec:
     return replace(strategy, values=strategy.values | NETWORKS_OF_THEIR_OWN.get(strategy.name, {}))
 
 
+def choice_of(strategy: Spec) -> str:
+    """What its choice depends on here: which encoder it has does not matter."""
+    values = strategy.values | {"encoder": strategy.values.get("encoder") is not None}
+    return f"{strategy.name} {sorted(values.items())}"
+
+
 def cells() -> Iterator[Any]:
     """Each of the grids' cells once, by what a choice depends on here."""
     keys = set()
@@ -93,9 +98,7 @@ def cells() -> Iterator[Any]:
             for strategy in experiment.strategies:
                 strategy = quick(strategy)
                 cell = Cell(experiment.task, strategy, experiment.schedule, 0)
-                has_encoder = strategy.values.get("encoder") is not None  # which it is does not matter
-                values = strategy.values | {"encoder": has_encoder}
-                key = (pool(experiment), experiment.schedule, strategy.name, repr(sorted(values.items())))
+                key = (pool(experiment), experiment.schedule, choice_of(strategy))
                 if key not in keys:
                     keys.add(key)
                     marks = [pytest.mark.slow] if is_slow(experiment, cell) else []
@@ -128,15 +131,11 @@ def test_pools_are_of_their_kind_and_large_enough(name: str) -> None:
 
 def test_every_cell_of_every_file_is_tested() -> None:
     """Those that choose alike once, in the first grid that has them."""
-    tested = {(pool(experiment), cell.schedule, cell.strategy.label) for experiment, cell in map(values_of, CELLS)}
+    tested = {(pool(experiment), cell.schedule, choice_of(cell.strategy)) for experiment, cell in map(values_of, CELLS)}
     for path in (paths.CONFIGS / "grid").glob("*.yaml"):
         for experiment in experiments_of(path.stem):
-            labels = {label for a_pool, schedule, label in tested if (a_pool, schedule) == choice_of(experiment)}
-            assert {strategy.label for strategy in experiment.strategies} <= labels, path
-
-
-def choice_of(experiment: Experiment) -> tuple[tuple[Kind, int], Schedule]:
-    return pool(experiment), experiment.schedule
+            for strategy in experiment.strategies:
+                assert (pool(experiment), experiment.schedule, choice_of(quick(strategy))) in tested, (path, strategy)
 
 
 def values_of(parameters: Any) -> tuple[Experiment, Cell]:

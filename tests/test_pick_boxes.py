@@ -200,3 +200,15 @@ def test_a_segmenter_picks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "labels.csv").write_text("path,label\n0.png,road\n")
     with pytest.raises(ValueError, match="neither classes nor boxes are label maps"):
         benchmark.pick("margin", 3, "new", task=task, data=".", labelled="labels.csv")
+
+
+def test_a_pose_estimator_picks_and_takes_no_boxes_as_labels(folder: Path) -> None:
+    plugins = Path(__file__).parent / "plugins"
+    settings = {"task": "few_figures[epochs=1]", "plugins": str(plugins)}
+    first = pick("coreset", **settings)
+    assert len(set(first.paths)) == 4
+    assert (first.num_labelled, first.num_unlabelled) == (60, 10)
+    assert pick("coreset", **settings).paths == first.paths
+    (folder / "boxes.json").write_text(coco_file({"new0.png": ("disc", [2, 2, 12, 12])}))
+    with pytest.raises(ValueError, match="disc"):
+        pick("coreset", labelled="boxes.json", **settings)

@@ -15,20 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
-from scipy.stats import linregress
-
-from benchmark.analysis.figures import style
-from benchmark.analysis.figures.style import (
-    add_legend,
-    add_title,
-    legend_width,
-    single_plot,
-    strategy_styles,
-    with_style,
-)
 from benchmark.system import files
 
 HOME = Path(__file__).resolve().parents[1]
@@ -112,14 +98,10 @@ def points_by_series(group: Group) -> dict[str, dict[int, float]]:
     return points
 
 
-def fit_power(points: Mapping[int, float]) -> tuple[float, float]:
-    """The power of the number of images that the seconds grow with, and its standard error."""
-    fit = linregress(np.log(list(points)), np.log(list(points.values())))
-    return float(fit.slope), float(fit.stderr)
-
-
 def scaling_rows(group: Group) -> list[list[str]]:
     """The heading and the rows of a table of seconds by series and number of images, with the fitted power."""
+    from tools.scaling_figure import fit_power  # imports scipy; `make gpu` needs none of it
+
     series = points_by_series(group)
     sizes = sorted({images for points in series.values() for images in points})
     rows = [
@@ -133,27 +115,6 @@ def scaling_rows(group: Group) -> list[list[str]]:
 def figure_name(group: str) -> str:
     """The name of the file of a group's figure."""
     return f"{group.partition(':')[0].replace(' ', '_')}.svg"
-
-
-@with_style
-def draw_scaling(name: str, group: Group) -> Figure:
-    """Draws the seconds of each series over the number of images, both on logarithmic axes."""
-    series = points_by_series(group)
-    styles = strategy_styles(series)
-    labels = [f"{label}: power {fit_power(points)[0]:.2f}" for label, points in series.items()]
-    figure, axes = single_plot(labels)
-    lines = [
-        axes.plot(list(points), list(points.values()), **styles[label].line_arguments)[0]
-        for label, points in series.items()
-    ]
-    sizes = sorted({images for points in series.values() for images in points})
-    axes.set(xscale="log", yscale="log", xlabel="images in the pool", ylabel="CPU seconds of one selection")
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.minorticks_off()
-    add_legend(figure, lines, labels)
-    add_title(figure, f"{name[:1].upper()}{name[1:]}", free=legend_width(labels))
-    return figure
 
 
 def gpu_section(name: str, cards: Mapping[str, Group]) -> str:
@@ -203,10 +164,12 @@ def update_page(home: Path, groups: Mapping[str, Group]) -> None:
     """Adds groups of a CPU to `benchmarks.json`, and renders the page and its figures."""
     known = read_json(home / FOLDER / "benchmarks.json") | dict(groups)
     write_page(home, "benchmarks.json", "README.md", known, render_page)
-    for name, group in known.items():
-        figure = draw_scaling(name, group) if has_series(group) else None
-        if figure is not None:
-            style.save_figure(figure, (home / FOLDER / figure_name(name)).with_suffix(""), ["svg"])
+    with_sizes = {name: group for name, group in known.items() if has_series(group)}
+    if with_sizes:
+        from tools.scaling_figure import save_scaling  # imports matplotlib
+
+        for name, group in with_sizes.items():
+            save_scaling(name, points_by_series(group), home / FOLDER / figure_name(name))
 
 
 def update_gpu_page(home: Path, groups: Mapping[str, Mapping[str, Group]]) -> None:

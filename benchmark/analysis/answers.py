@@ -19,6 +19,7 @@ from benchmark.analysis.rounds_csv import Row, round_rows
 from benchmark.analysis.savings import strategy_pairs
 from benchmark.records.anonymous import redact
 from benchmark.system import files
+from benchmark.text.frames import build_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,9 +134,7 @@ class StrategyComparisons:
 
     def to_data_frame(self) -> pd.DataFrame:
         """Returns one row for each comparison. Papers' means have no p-values and the verdict "means only"."""
-        import pandas as pd  # takes a fifth of a second
-
-        return pd.DataFrame([*comparison_tables.tidy_rows(self.paired), *mean_rows(self.published)])
+        return build_frame([*comparison_tables.tidy_rows(self.paired), *mean_rows(self.published)])
 
 
 def compare_strategies(

@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmark.analysis.curves import Curve, Experiment, Run
 from benchmark.analysis.savings import finite_or_none
+from benchmark.text.frames import build_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +105,7 @@ def to_data_frame(rows: Iterable[Row]) -> pd.DataFrame:
     """The rows as a pandas DataFrame; NaN where a value is not known."""
     import pandas as pd  # takes a fifth of a second: no run needs it
 
-    table = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    table = build_frame(rows, COLUMNS)
     for name in set(COLUMNS) - {*TEXT_COLUMNS}:
         table[name] = pd.to_numeric(table[name])
     return table

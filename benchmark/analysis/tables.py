@@ -24,7 +24,8 @@ from benchmark.experiment.cell import SAW_EVALUATION_LABELS
 from benchmark.experiment.schedule import Schedule
 from benchmark.records import versions
 from benchmark.system import files
-from benchmark.text.escaping import escape_csv, escape_latex, escape_markdown, escape_surrogates, make_visible
+from benchmark.text.escaping import escape_csv, escape_latex, escape_markdown, make_visible
+from benchmark.text.frames import build_frame
 from benchmark.text.words import plural, slug
 
 if TYPE_CHECKING:
@@ -354,9 +355,7 @@ def tidy_rows(table: Table) -> list[dict[str, object]]:
 
 def tidy_frame(table: Table) -> pd.DataFrame:
     """Returns the `tidy_rows` as a DataFrame."""
-    import pandas as pd  # takes a fifth of a second: no run needs it
-
-    return pd.DataFrame(tidy_rows(table))
+    return build_frame(tidy_rows(table))
 
 
 def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
@@ -398,7 +397,7 @@ def to_json(tables: Sequence[Table]) -> str:
     """Formats every entry of every table as one JSON list."""
     import pandas as pd
 
-    rows = pd.concat([tidy_frame(table) for table in tables]).map(escape_surrogates)
+    rows = pd.concat([tidy_frame(table) for table in tables])
     for name in ("value", "boxes"):
         rows[name] = pd.to_numeric(rows[name])
     return str(rows.to_json(orient="records", indent=1))

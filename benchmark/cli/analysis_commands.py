@@ -35,7 +35,7 @@ from benchmark.cli.processes import map_in_processes
 from benchmark.cli.status_command import Arguments, say_variants, status_command
 from benchmark.cli.terminal import err, print_paragraphs, print_rows, print_table, say
 from benchmark.records import versions
-from benchmark.text.escaping import escape_surrogates, make_visible
+from benchmark.text.escaping import make_visible
 from benchmark.text.words import plural
 
 Row = dict[str, object]
@@ -143,7 +143,7 @@ def compare_command(
     experiments = options.read_experiments()
     comparisons = answers.compare_strategies(experiments, first, second, options)
     if options.format == "json":
-        typer.echo(comparisons.to_data_frame().map(escape_surrogates).to_json(orient="records", indent=1))
+        typer.echo(comparisons.to_data_frame().to_json(orient="records", indent=1))
     else:
         for paired in comparisons.paired:
             print_paragraphs(comparison_tables.describe_comparison(paired, paired.metric.digits), 2)

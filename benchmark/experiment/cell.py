@@ -98,7 +98,8 @@ class Cell:
                 f"{self.strategy.label} needs {describe_needs(missing)}: {self.task.label} does not provide it"
             )
         if not self.schedule.initial and (model_needs := self.strategy.needs_without_labels - MODEL_FREE):
-            reason = f"{self.strategy.label} uses a trained model: {describe_needs(model_needs)}"
+            uses = "labelled images" if model_needs == {"labels"} else "a trained model"
+            reason = f"{self.strategy.label} uses {uses}: {describe_needs(model_needs)}"
             raise ValueError(f"initial=0: {reason}. There is no model before the first labels: set initial=N")
         if self.initial_strategy is not None:
             self.check_initial_strategy(self.initial_strategy)
@@ -111,7 +112,8 @@ class Cell:
         """ValueError where the strategy of `initial_by` cannot select without a model, or not on this task."""
         needs = strategy.needs_without_labels
         if model_needs := needs - MODEL_FREE:
-            reason = f"{strategy.label} uses a trained model: {describe_needs(model_needs)}"
+            uses = "labelled images" if model_needs == {"labels"} else "a trained model"
+            reason = f"{strategy.label} uses {uses}: {describe_needs(model_needs)}"
             raise ValueError(f"initial_by={strategy.label}: {reason}. There is no model before the first labels")
         if missing := needs - self.task.plugin.capabilities(self.task.values):
             raise ValueError(

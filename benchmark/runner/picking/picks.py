@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmark.text.frames import build_frame
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -81,7 +83,5 @@ class Picks:
 
     def frame(self) -> pd.DataFrame:
         """Returns a row for each image: rank, path, score."""
-        import pandas as pd
-
-        rows = [(pick.rank, str(pick.path), pick.score) for pick in self.picks]
-        return pd.DataFrame(rows, columns=["rank", "path", "score"])
+        rows = ({"rank": pick.rank, "path": str(pick.path), "score": pick.score} for pick in self.picks)
+        return build_frame(rows, ["rank", "path", "score"])

@@ -6,7 +6,7 @@ Shapes: N images, B boxes, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,21 @@ def add_files(pool: Split, paths: Sequence[Path], labels: Mapping[int, ImageLabe
     )
     truth = GroundTruth.from_boxes(image_B, corners_B4, labels_B, np.zeros(len(image_B), np.bool_), len(files))
     return concatenate_splits([pool, Split(files, clean_boxes(truth, files, Path("labelled=")))])
+
+
+def add_files_without_labels(pool: Split, paths: Sequence[Path]) -> Split:
+    """Adds files to images with boxes or keypoints; the added ones have none.
+
+    Args:
+        pool: The images with what is on them.
+        paths: The files.
+
+    Raises:
+        BadImagesError: Names all files that cannot be read.
+    """
+    files, offsets_N1 = read_files(paths, exif_of(pool.images)), pool.truth.offsets_N1
+    offsets_N1 = np.concatenate([offsets_N1, np.full(len(files), offsets_N1[-1])])
+    return Split(ConcatenatedImages([pool.images, files]), replace(pool.truth, offsets_N1=offsets_N1))
 
 
 def add_files_without_maps(

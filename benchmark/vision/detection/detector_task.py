@@ -93,6 +93,19 @@ class DetectorTask(VisionTask[Detector]):
         arrays = [array for truth in truths for array in truth_arrays(truth)]
         self.fingerprint = digest(*arrays, *(part.fingerprint for part in images), self._weights)
 
+    def _with_added_files(self, pool: Split, labelled: Sequence[int] = ()) -> Self:
+        """Returns a copy of the task with a larger pool, in which of the added images only some have labels.
+
+        Args:
+            pool: the images of the pool, and those that are added.
+            labelled: the added images that have labels, by their position among the added ones.
+        """
+        extended, num_old = copy.copy(self), self.num_pool
+        extended._use_pool(pool)
+        extended._unlabelled = num_old + np.setdiff1d(np.arange(extended.num_pool - num_old), labelled)
+        extended._sources = replace(self._sources, pool=image_scans(pool.images))
+        return extended
+
     # --- training -------------------------------------------------------------------------------
     def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> Detector:
         """Trains a detector on labelled images.

@@ -5,7 +5,6 @@ Shapes: N images, H x W pixels, P predictions, M boxes of one image, C classes, 
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +30,7 @@ from benchmark.api import (
     scores_by_class,
 )
 from benchmark.vision.data.added_files import add_files
-from benchmark.vision.data.annotations import Split, image_scans
+from benchmark.vision.data.annotations import Split
 from benchmark.vision.data.reading import Noise, Views
 from benchmark.vision.detection.augmented_views import AugmentedView, MapBack, map_back
 from benchmark.vision.detection.batches import BatchReader, ReadBatch, detect_in_images
@@ -92,11 +91,7 @@ class Detection(DetectorTask):
 
     def with_images(self, paths: Sequence[Path], labels: Mapping[int, ImageLabel]) -> Detection:
         """Returns a copy of the task with more images at the end of its pool; see `ExtendsPool`."""
-        extended, num_old = copy.copy(self), self.num_pool
-        extended._use_pool(add_files(self._pool, paths, labels))
-        extended._unlabelled = num_old + np.setdiff1d(np.arange(len(paths)), list(labels))
-        extended._sources = replace(self._sources, pool=image_scans(extended._pool.images))
-        return extended
+        return self._with_added_files(add_files(self._pool, paths, labels), list(labels))
 
     # --- scoring --------------------------------------------------------------------
     def score(self, model: nn.Module) -> Scores:

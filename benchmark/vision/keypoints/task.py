@@ -6,7 +6,7 @@ heatmap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import OKS_AP, Boxes, Indices, Machine, Predictions
+from benchmark.api import OKS_AP, Boxes, ImageLabel, Indices, Machine, Predictions
+from benchmark.vision.data.added_files import add_files_without_labels
 from benchmark.vision.data.annotations import Split
 from benchmark.vision.data.poses import Poses, PoseTruth
 from benchmark.vision.detection.batches import BatchReader, ReadBatch
@@ -73,6 +74,16 @@ class PoseEstimation(DetectorTask):
             )
         super().__init__(machine, recipe, pool, test, len(classes), classes, root)
 
+    def with_images(self, paths: Sequence[Path], labels: Mapping[int, ImageLabel]) -> PoseEstimation:
+        """Returns a copy of the task with more images at the end of its pool; see `ExtendsPool`.
+
+        Raises:
+            ValueError: there are labels: neither classes nor boxes are keypoints.
+        """
+        if labels:
+            raise ValueError("neither classes nor boxes are keypoints: add images and keypoints to the task's own file")
+        return self._with_added_files(add_files_without_labels(self._pool, paths))
+
     # --- scoring ---------------------------------------------------------------------------------
     @torch.no_grad()
     def score(self, model: nn.Module) -> dict[str, float]:
@@ -91,6 +102,7 @@ class PoseEstimation(DetectorTask):
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """Counts images, persons (as boxes) and labelled keypoints. Ignored persons count too."""
+        self._require_labels(indices)
         return super().cost(indices) | {"keypoints": float(pose_truth(self._pool).num_labelled_keypoints(indices))}
 
     # --- capabilities ----------------------------------------------------------------------------
