@@ -35,12 +35,14 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that lie elsewhere, and the gallery."""
+    """Adds the pages that lie elsewhere, their figures, and the gallery."""
     from mkdocs.structure.files import File  # not above: tests have no MkDocs
 
     for path, name in PAGES.items():
         text = rewrite_links((HOME / path).read_text(encoding="utf-8"), Path(path).parent)
         files.append(File.generated(config, name, content=text))
+    for path in sorted((HOME / "results" / "benchmarks").glob("*.svg")):
+        files.append(File.generated(config, path.name, abs_src_path=str(path)))
     files.append(File.generated(config, "gallery.md", content=gallery_page(HOME / "docs")))
     return files
 
