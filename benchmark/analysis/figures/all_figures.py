@@ -14,6 +14,7 @@ from benchmark.analysis.figures.boxes_per_image import boxes_per_image
 from benchmark.analysis.figures.classes import class_differences
 from benchmark.analysis.figures.curves import learning_curves, savings_curve
 from benchmark.analysis.figures.gallery import Gallery
+from benchmark.analysis.figures.labels_needed import labels_needed
 from benchmark.analysis.figures.ranking import penalty_matrix, rank_diagram
 from benchmark.analysis.figures.seconds import selection_seconds
 from benchmark.analysis.figures.selections import (
@@ -52,6 +53,7 @@ def draw_figures(
         figures |= {f"{stem}-curves-{axis}": learning_curves(experiment, styles, axis) for axis in ("images", "boxes")}
         figures[f"{stem}-density"] = boxes_per_image(experiment, styles)
         if experiment.reference:
+            figures[f"{stem}-labels_needed"] = labels_needed(experiment, experiment.reference, level)
             figures[f"{stem}-savings"] = savings_curve(experiment, styles, experiment.reference)
         figures[f"{stem}-class_scores"] = class_differences(experiment, number, level)
         figures[f"{stem}-overlap"] = overlap_heat_maps(experiment)
