@@ -154,8 +154,8 @@ CAPTIONS = {
     "curves": "Mean score over the labels paid for. Shaded: 95 % interval of the mean, from five runs on, of each "
     "round alone: not corrected for their number; dots: single runs, where there are fewer. Whether two strategies "
     "differ is said in the tables: overlapping bands do not decide it",
-    "labels_needed": "Labels that each strategy needs to reach the smaller of its own and the reference's final score, as "
-    "a multiple of what the reference needs. Intervals are of each strategy alone, not corrected for their number",
+    "labels_needed": "Labels that each strategy needs to reach the smaller of its own and the reference's final score, "
+    "as a multiple of what the reference needs. Intervals are of each strategy alone, not corrected for their number",
     "savings": "Labels saved against the reference strategy, in per cent, at each score that the reference reached. "
     "Shaded: 95 % interval, from five pairs of runs on, pointwise: of each score alone, not corrected for their number",
     "penalties": "How often the row beats the column: the share of the rounds after the first in which a paired t-test "
