@@ -268,7 +268,7 @@ def test_sigkill_three_times_at_random_and_nothing_differs(tmp_path: Path) -> No
         for folder in (whole, killed)
     ]
     assert tables[0] == tables[1]
-    assert len(tables[0]) == 6  # csv, md, tex, all of them together, the comparisons, those round by round
+    assert len(tables[0]) == 7  # csv, md, tex, all of them, the comparisons, those round by round, scores of classes
 
 
 def test_ctrl_c_keeps_what_was_recorded(tmp_path: Path) -> None:

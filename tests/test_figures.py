@@ -621,8 +621,8 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
 def test_everything_names_its_figures(example: Experiment) -> None:
     figures = all_figures.draw_figures([example], {"made": gallery(detection=True)})
     assert list(figures) == [
-        "made-curves-images", "made-savings", "made-overlap", "made-seconds", "made-classes", "made-sizes", "made-pool",
-        "made-bought-first", "made-bought-second", "made-bought-_b__x_1_____q_-148442dc",
+        "made-curves-images", "made-labels_needed", "made-savings", "made-overlap", "made-seconds", "made-classes",
+        "made-sizes", "made-pool", "made-bought-first", "made-bought-second", "made-bought-_b__x_1_____q_-148442dc",
     ]  # fmt: skip
     many = experiment([constant("aa", [0, 1, 1]), constant("b", [0, 0, 0])])
     assert "penalties" in all_figures.draw_figures([many], {})

@@ -349,7 +349,8 @@ def list_judged(data: st.DataObject) -> str:
             content = path.read_bytes()
             text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
             entries = [line.strip() for line in text.splitlines() if line.strip()]
-            names = [re.sub(r"^.*[/\\]", "", re.sub(r"\s+-?[01]$", "", line)).removesuffix(".png") for line in entries]
+            names = [re.sub(r"^.*[/\\]", "", re.sub(r"\s+-?[01]$", "", line)) for line in entries]
+            names = [re.sub(r"\.png$", "", name, flags=re.IGNORECASE) for name in names]
             names = [name if name in "0123" else name.split()[0] for name in names]
             assert task.pool.images.names == [f"{name}.png" for name in dict.fromkeys(names)]
             assert len(set(names)) == len(names) or log_lines

@@ -20,14 +20,18 @@ NUM_SAMPLES = 10  # dropout masks of a disagreement
 
 
 def selects_several_classes(trial: StrategyTrial) -> str | None:
-    """Finds a selection whose images, or boxes, are all of one class, in a pool that holds others too."""
+    """Finds a selection whose images, or boxes, are all of one class, in a pool that holds others too.
+
+    Maps of pixels are not looked at: most of their pixels are background, and all of a few images may be.
+    """
     task, model = trial.prepare()
     if not hasattr(task, "labels"):
         return None
     pool = trial.view().unlabelled
-    selected, others = (
-        classes_of(task.labels(model, which)) for which in (trial.choose(min(NUM_SELECTED, len(pool) // 4)), pool)
-    )
+    targets = [task.labels(model, which) for which in (trial.choose(min(NUM_SELECTED, len(pool) // 4)), pool)]
+    if any(isinstance(target, Tensor) and target.dim() > 1 for target in targets):
+        return None
+    selected, others = map(classes_of, targets)
     if len(np.unique(selected)) > 1 or len(np.unique(others)) < 2:
         return None
     share = float((others == selected[0]).mean()) if len(selected) else 0.0
@@ -35,7 +39,7 @@ def selects_several_classes(trial: StrategyTrial) -> str | None:
 
 
 def classes_of(targets: Tensor | list[Boxes]) -> Indices:
-    """Returns the classes in these labels, one for each image, box or location."""
+    """Returns the classes in these labels, one for each image or box."""
     if isinstance(targets, list):
         targets = torch.cat([boxes.labels_M for boxes in targets])
     classes: Indices = targets.flatten().cpu().numpy()
