@@ -41,8 +41,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, name in PAGES.items():
         text = rewrite_links((HOME / path).read_text(encoding="utf-8"), Path(path).parent)
         files.append(File.generated(config, name, content=text))
-    for path in sorted((HOME / "results" / "benchmarks").glob("*.svg")):
-        files.append(File.generated(config, path.name, abs_src_path=str(path)))
+    for figure in sorted((HOME / "results" / "benchmarks").glob("*.svg")):
+        files.append(File.generated(config, figure.name, abs_src_path=str(figure)))
     files.append(File.generated(config, "gallery.md", content=gallery_page(HOME / "docs")))
     return files
 
