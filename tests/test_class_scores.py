@@ -141,7 +141,7 @@ def test_the_figure_is_sorted_and_colours_what_an_interval_decides(tmp_path: Pat
     heights = [float(np.asarray(line.get_xdata())[0]) for line in dots]
     assert heights == sorted(heights, reverse=True)
     assert heights[0] == pytest.approx(40, abs=3)
-    assert dots[0].get_color() == figure_classes.BLUE
+    assert dots[0].get_color() == figure_classes.BETTER
     assert len({line.get_color() for line in axes.lines}) > 1
     assert "in round 2" in title(figure)
     assert "in round 0" in title(got(figure_classes.class_differences(experiment, 0)))

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 import benchmark
 from benchmark.analysis.curves import Experiment
-from benchmark.analysis.figures.labels_needed import UNDECIDED, WORSE, labels_needed
-from benchmark.analysis.figures.style import BLUE
+from benchmark.analysis.figures.labels_needed import labels_needed
+from benchmark.analysis.figures.style import BETTER, UNDECIDED, WORSE
 from benchmark.analysis.load_experiments import read_experiments
 
 QUICK = Path(__file__).parent.parent / "results" / "reference" / "quick"
@@ -50,11 +50,11 @@ def test_it_shows_the_savings_at_the_final_score_in_order(digits: Experiment) ->
         saving = results.savings(name, against="random", at="final").iloc[0]
         assert multiple == pytest.approx(1 - saving["percent"] / 100)
         assert ends == pytest.approx([1 - saving["percent_high"] / 100, 1 - saving["percent_low"] / 100])
-        decided = BLUE if ends[1] < 1 else WORSE if ends[0] > 1 else UNDECIDED
+        decided = BETTER if ends[1] < 1 else WORSE if ends[0] > 1 else UNDECIDED
         assert colour == to_hex(decided)
     multiples = [multiple for multiple, _, _ in rows.values()]
     assert multiples == sorted(multiples)
-    assert {colour for _, _, colour in rows.values()} == {to_hex(each) for each in (BLUE, WORSE, UNDECIDED)}
+    assert {colour for _, _, colour in rows.values()} == {to_hex(each) for each in (BETTER, WORSE, UNDECIDED)}
 
 
 def test_two_seeds_have_no_interval() -> None:

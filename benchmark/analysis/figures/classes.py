@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from benchmark.analysis.class_scores import ClassScore, compare_by_metric
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.figures.curves import FEW_RUNS
-from benchmark.analysis.figures.style import BLUE, INK, PALETTE, add_title, panels, text_extent, with_style
+from benchmark.analysis.figures.style import BETTER, INK, UNDECIDED, WORSE, add_title, panels, text_extent, with_style
 from benchmark.contract.metrics import PERCENT
 from benchmark.text.escaping import make_visible
 from benchmark.text.words import shorten_names
@@ -22,7 +22,6 @@ MAX_NAMED_CLASSES = 30  # of more classes only the first and the last ones are n
 NUM_EXTREMES = 10  # named classes at either end, of many
 MAX_CLASS_NAME = 20  # characters
 ROW_PITCH, MANY_CLASSES_HEIGHT = 0.14, 4.6  # inches: of a class, and of all of many classes
-UNDECIDED, WORSE = "#8a8a8a", PALETTE[4]
 COLUMNS = 3
 
 
@@ -98,7 +97,7 @@ def draw_differences(axes: Axes, rows: Sequence[ClassScore], names: Mapping[str,
         gap, colour = row.difference, INK
         if len(row.differences) > FEW_RUNS:
             better, worse = (sign * end > 0 for end in sorted((gap.low, gap.high), key=lambda end: sign * end))
-            colour = BLUE if better else UNDECIDED if worse or math.isnan(gap.low) else WORSE
+            colour = BETTER if better else UNDECIDED if worse or math.isnan(gap.low) else WORSE
             axes.plot([gap.low, gap.high], [place, place], color=colour, linewidth=size / 3, solid_capstyle="butt")
         elif len(row.differences) > 1:
             axes.plot(row.differences, [place] * len(row.differences), ".", color=UNDECIDED, markersize=size / 2)

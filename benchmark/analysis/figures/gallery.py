@@ -9,8 +9,8 @@ import lzma
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -66,15 +66,7 @@ class Gallery:
             ValueError: in one line: the file cannot be read, is no gallery, or is damaged.
         """
         try:
-            with files.open_file(path) as handle:
-                if not zipfile.is_zipfile(handle):
-                    raise ValueError("no zip file")
-                handle.seek(0)
-                with np.load(handle, allow_pickle=False) as file:
-                    check_forms(file.zip, ARRAY_FORMS)
-                    names = [field.name for field in fields(cls)]
-                    arrays = {name: file[name] for name in names if name in file or name not in OLDER_RELEASES_LACK}
-                    recorded_digest = str(file["digest"]) if "digest" in file else None  # None: an older release
+            arrays, recorded_digest = read_arrays(path, ARRAY_FORMS, OLDER_RELEASES_LACK)
             gallery = cls(**arrays)
         except READ_ERRORS as error:
             raise ValueError(f"{path} is no gallery: {' '.join(str(error).split())}") from error
@@ -118,6 +110,30 @@ class Gallery:
             pool = plural(len(self.labels_P), "image")
             raise ValueError(f"the gallery is of another pool: {pool}, without number {max(images)}")
         return self.labels_P[list(images)]
+
+
+def read_arrays(
+    path: str | Path, forms: Mapping[str, tuple[str, int]], optional: Collection[str] = ()
+) -> tuple[dict[str, npt.NDArray[Any]], str | None]:
+    """Reads the arrays of a .npz file, and the digest that it records; None where an optional one is missing.
+
+    Args:
+        path: the file.
+        forms: the dtype kinds and the number of dimensions of each array, the digest's included.
+        optional: the arrays that the file may lack.
+
+    Raises:
+        READ_ERRORS: the file cannot be read, or holds something else.
+    """
+    with files.open_file(path) as handle:
+        if not zipfile.is_zipfile(handle):
+            raise ValueError("no zip file")
+        handle.seek(0)
+        with np.load(handle, allow_pickle=False) as file:
+            check_forms(file.zip, forms)
+            arrays = {name: file[name] for name in forms if name in file or name not in optional}
+    recorded_digest = arrays.pop("digest", None)
+    return arrays, None if recorded_digest is None else str(recorded_digest)
 
 
 def check_forms(archive: zipfile.ZipFile, forms: Mapping[str, tuple[str, int]]) -> None:

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.figures.curves import runs_note
 from benchmark.analysis.figures.style import (
-    BLUE,
+    BETTER,
     INK,
-    PALETTE,
+    UNDECIDED,
+    WORSE,
     add_title,
     blank_figure,
     dagger_note,
@@ -23,7 +24,6 @@ from benchmark.analysis.figures.style import (
 )
 from benchmark.analysis.savings import Price, Saving, TargetRule, bootstrap_generator, compute_savings
 
-UNDECIDED, WORSE = "#8a8a8a", PALETTE[4]
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)  # of the labels that the reference needs
 LARGEST = 10.0  # ends of intervals beyond it, or below its inverse, are cut off
 
@@ -87,7 +87,7 @@ def draw_row(axes: Axes, place: int, saving: Saving) -> None:
     most, least = (as_multiple(percent) for percent in (saving.percent.low, saving.percent.high))
     colour = INK
     if math.isfinite(most):
-        colour = BLUE if most < 1 else WORSE if least > 1 else UNDECIDED
+        colour = BETTER if most < 1 else WORSE if least > 1 else UNDECIDED
         axes.plot([least, most], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
     axes.plot([as_multiple(saving.percent.value)], [place], "o", color=colour, markersize=5, markeredgewidth=0)
 

@@ -5,17 +5,15 @@ Shapes: N images, D features, M models, A strategies.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmark.analysis.curves import Experiment
-from benchmark.analysis.figures.gallery import LARGEST_VALUE, READ_ERRORS, Ints, check_forms, in_range, read_gallery
-from benchmark.system import files
+from benchmark.analysis.figures.gallery import LARGEST_VALUE, READ_ERRORS, Ints, in_range, read_arrays, read_gallery
 from benchmark.system.digests import digest
 from benchmark.text.words import slug
 
@@ -42,18 +40,11 @@ class PoolFeatures:
             ValueError: in one line: the file cannot be read, holds something else, or is damaged.
         """
         try:
-            with files.open_file(path) as handle:
-                if not zipfile.is_zipfile(handle):
-                    raise ValueError("no zip file")
-                handle.seek(0)
-                with np.load(handle, allow_pickle=False) as file:
-                    check_forms(file.zip, FORMS)
-                    arrays = {field.name: file[field.name] for field in fields(cls)}
-                    is_sound = str(file["digest"]) == digest(path.stem, arrays)
+            arrays, recorded_digest = read_arrays(path, FORMS)
             features = cls(**arrays)
         except READ_ERRORS as error:
             raise ValueError(f"{path} holds no features: {' '.join(str(error).split())}") from error
-        if not is_sound:
+        if recorded_digest != digest(path.stem, arrays):
             raise ValueError(f"{path} is damaged: its digest does not fit")
         if not features.is_consistent:
             raise ValueError(f"{path} holds no features: its arrays do not fit together")

@@ -38,6 +38,7 @@ PALETTE = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#5
 MARKERS = "osD^vPX<>*hdp"
 DASHES = ("-", "--", ":", "-.")
 INK, FAINT, BLUE = "#222222", "#c4c4c4", "#0072B2"
+BETTER, UNDECIDED, WORSE = BLUE, "#8a8a8a", PALETTE[4]  # than the reference strategy
 ROW_HEIGHT = 0.16  # inches per line of a name
 
 STYLE: dict[Any, Any] = {
